@@ -1,0 +1,158 @@
+"""What a run is asked to do: frozen, validated values, in parts that separate guarantee from speed.
+
+Everything that can change ε is in :class:`PrivacySpec` (and in the batch size and epochs of
+:class:`OptimisationSpec`, from which the sample rate and the number of steps are derived once, by
+``privacy.plan.make_plan``). :class:`HardwareSpec` can only change how long a run takes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dpft.errors import UsageError
+from dpft.tables import CLIPPERS, ENGINES, MODES, TASKS
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "DataSpec",
+    "Frozen",
+    "HardwareSpec",
+    "ModelSpec",
+    "OptimisationSpec",
+    "PrivacySpec",
+    "RunSpec",
+    "TuningSpec",
+]
+
+SCHEMA_VERSION = "1.0"
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Frozen(BaseModel):
+    """Base of all specs: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class DataSpec(Frozen):
+    """Which examples.
+
+    Attributes:
+        dataset: a name in ``tables.TASKS``.
+        data_dir: folder in the GLUE layout (``SST-2/train.tsv`` …); None for the hub, or a built-in dataset.
+        max_length: tokens per example, special tokens included; longer ones are truncated.
+    """
+
+    dataset: str
+    data_dir: str | None = None
+    max_length: Annotated[int, Field(ge=8)] = 128
+
+    @model_validator(mode="after")
+    def _known(self) -> DataSpec:
+        TASKS.check(self.dataset)
+        return self
+
+
+class ModelSpec(Frozen):
+    """Which pretrained model: a hub id, a local path, or ``builtin:NAME``; ``revision`` pins a hub commit."""
+
+    checkpoint: str = "prajjwal1/bert-tiny"
+    revision: str | None = None
+
+
+class TuningSpec(Frozen):
+    """Which parameters train, and how they are injected."""
+
+    mode: str
+    lora_r: Annotated[int, Field(ge=1)] = 16
+    lora_alpha: PositiveFloat = 16.0
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    num_prepend_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> TuningSpec:
+        MODES.check(self.mode)
+        return self
+
+
+class PrivacySpec(Frozen):
+    """What is promised. Either ``target_epsilon`` or ``noise_multiplier`` is given when enabled.
+
+    Attributes:
+        enabled: DP-SGD, or ordinary training.
+        target_epsilon: ε to calibrate the noise multiplier for, never exceeded.
+        target_delta: δ; None means 1/(2n), n being the number of training examples.
+        noise_multiplier: σ, the noise's standard deviation in units of the clipping norm.
+        max_grad_norm: clipping norm C, the L2 bound of one example's contribution.
+        clipping: a name in ``tables.CLIPPERS``.
+        engine: a name in ``tables.ENGINES``; how clipped sums are computed.
+    """
+
+    enabled: bool = True
+    target_epsilon: PositiveFloat | None = 8.0
+    target_delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    noise_multiplier: PositiveFloat | None = None
+    max_grad_norm: PositiveFloat = 1.0
+    clipping: str = "flat"
+    engine: str = "dpft"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PrivacySpec:
+        CLIPPERS.check(self.clipping)
+        ENGINES.check(self.engine)
+        if self.enabled and (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise UsageError(
+                "private training needs exactly one of a target epsilon and a noise multiplier",
+                hint="give --target-epsilon or --noise-multiplier, not both",
+            )
+        return self
+
+
+class OptimisationSpec(Frozen):
+    """How the released gradients are used; ``batch_size`` is the expected logical batch."""
+
+    learning_rate: PositiveFloat
+    epochs: PositiveFloat = 3.0
+    batch_size: Annotated[int, Field(ge=1)] = 1024
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    seed: int = 0
+
+
+class HardwareSpec(Frozen):
+    """Speed only: nothing here may change ε or, but for rounding, the result.
+
+    Attributes:
+        micro_batch_tokens: tokens (padding included) that go through the model at once.
+        precision: of matrix products in the model; clipping and noise never go below float32 and float64.
+        num_threads: CPU threads; None leaves the libraries' choice.
+    """
+
+    micro_batch_tokens: Annotated[int, Field(ge=1)] = 8192
+    precision: Literal["fp32", "bf16"] = "fp32"
+    num_threads: Annotated[int, Field(ge=1)] | None = None
+
+
+class RunSpec(Frozen):
+    """One run: one dataset, one mode."""
+
+    schema_version: str = SCHEMA_VERSION
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    data: DataSpec
+    model: ModelSpec
+    tuning: TuningSpec
+    privacy: PrivacySpec
+    optimisation: OptimisationSpec
+    hardware: HardwareSpec
+
+    @model_validator(mode="after")
+    def _finite(self) -> RunSpec:
+        if not math.isfinite(self.optimisation.learning_rate * self.optimisation.epochs):
+            raise UsageError("learning rate × epochs is not finite", hint="give finite --learning-rate and --epochs")
+        return self
