@@ -132,7 +132,7 @@ class HardwareSpec(Frozen):
         num_threads: CPU threads; None leaves the libraries' choice.
     """
 
-    micro_batch_tokens: Annotated[int, Field(ge=1)] = 8192
+    micro_batch_tokens: Annotated[int, Field(ge=1)] = 2048
     precision: Literal["fp32", "bf16"] = "fp32"
     num_threads: Annotated[int, Field(ge=1)] | None = None
 
@@ -154,5 +154,7 @@ class RunSpec(Frozen):
     @model_validator(mode="after")
     def _finite(self) -> RunSpec:
         if not math.isfinite(self.optimisation.learning_rate * self.optimisation.epochs):
-            raise UsageError("learning rate × epochs is not finite", hint="give finite --learning-rate and --epochs")
+            raise UsageError(
+                "learning rate × epochs is not finite", hint="give finite --learning-rate and --epochs"
+            )
         return self

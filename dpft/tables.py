@@ -13,7 +13,17 @@ from typing import Any, Generic, TypeVar
 
 from dpft.errors import UsageError
 
-__all__ = ["ACCOUNTANTS", "BUILTIN_MODELS", "CLIPPERS", "ENGINES", "EXPORT_FORMATS", "MODES", "RULES", "TASKS", "Table"]
+__all__ = [
+    "ACCOUNTANTS",
+    "BUILTIN_MODELS",
+    "CLIPPERS",
+    "ENGINES",
+    "EXPORT_FORMATS",
+    "MODES",
+    "RULES",
+    "TASKS",
+    "Table",
+]
 
 T = TypeVar("T")
 
@@ -90,9 +100,7 @@ MODES: Table[Any] = Table(
     },
 )
 
-BUILTIN_MODELS: Table[Any] = Table(
-    "built-in model", {"minilm": "dpft.tuning.builtin:minilm"}
-)
+BUILTIN_MODELS: Table[Any] = Table("built-in model", {"minilm": "dpft.tuning.builtin:minilm"})
 
 ENGINES: Table[Any] = Table("engine", {"dpft": "dpft.engines.bookkeeping:ENGINE"})
 

@@ -1,0 +1,1 @@
+"""Engines: different ways to compute the same clipped sums."""

@@ -1,0 +1,78 @@
+"""The default engine: one forward, one backward, exact per-example clipping.
+
+The backward pass computes input gradients only; each trainable layer's (input, output gradient) is kept on
+the tape. Norms follow from those, then the clip factors, then each layer contracts once. Book-keeping after
+Bu et al. 2023 (arXiv 2210.00038), in a single backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from dpft.engines.base import MicroBatch, PieceReport, example_losses
+from dpft.errors import PrivacyError
+from dpft.privacy.clipping import Clipper
+from dpft.privacy.tape import Tape
+
+__all__ = ["ENGINE", "BookkeepingEngine", "BookkeepingSession"]
+
+
+class BookkeepingSession:
+    """The tape attached to a model, and the clipper to ask."""
+
+    def __init__(self, model: nn.Module, tape: Tape, clipper: Clipper, precision: str) -> None:
+        self._model = model
+        self._tape = tape
+        self._clipper = clipper
+        self._precision = precision
+
+    @torch.no_grad()
+    def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
+        """Add ``Σ_i c_i g_i`` to ``sums``.
+
+        An example whose loss or gradient is not finite contributes exactly nothing, as if it were absent.
+
+        Raises:
+            PrivacyError: the model's output does not depend on any trainable parameter.
+        """
+        with torch.enable_grad(), self._tape.recording(len(batch)):
+            losses = example_losses(self._model, batch, self._precision)
+            if not losses.requires_grad:
+                raise PrivacyError(
+                    "the model's output depends on no trainable parameter",
+                    hint="choose another --finetune-mode",
+                )
+            torch.autograd.backward(losses.sum())
+        gradients = self._tape.gradients()
+        self._tape.forget()
+        norms = [gradient.norms() for gradient in gradients.values()]
+        total = torch.stack([n.square for n in norms]).sum(0).sqrt()
+        factors = self._clipper.factors(norms)
+        finite = torch.isfinite(total) & torch.isfinite(losses)
+        keep = None if bool(finite.all()) else finite.nonzero().flatten()
+        for name, gradient in gradients.items():
+            # Zero times infinity is not zero: what is not finite must not enter the product at all.
+            kept = gradient if keep is None else gradient.select(keep)
+            kept.accumulate(factors if keep is None else factors[keep], sums[name])
+        return PieceReport(losses.detach(), total, 0 if keep is None else len(batch) - len(keep))
+
+
+class BookkeepingEngine:
+    """``--engine dpft``."""
+
+    name = "dpft"
+
+    @contextmanager
+    def session(
+        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], clipper: Clipper, precision: str
+    ) -> Iterator[BookkeepingSession]:
+        """Attach a tape to ``model``."""
+        with Tape(model, parameters) as tape:
+            yield BookkeepingSession(model, tape, clipper, precision)
+
+
+ENGINE = BookkeepingEngine()

@@ -1,0 +1,53 @@
+"""The slow truth: one example at a time through plain autograd.
+
+Tests, the preflight and the audit compare every engine with it. It shares no code with the fast path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from dpft.engines.base import MicroBatch
+
+__all__ = ["clipped_sum", "per_example_gradients"]
+
+
+def per_example_gradients(
+    model: Any, parameters: Mapping[str, nn.Parameter], batch: MicroBatch
+) -> list[dict[str, Tensor]]:
+    """Each example's gradient, by parameter name; parameters that it does not reach are zero."""
+    gradients = []
+    for i in range(len(batch)):
+        logits = model(**{key: value[i : i + 1] for key, value in batch.inputs.items()}).logits
+        loss = F.cross_entropy(logits.float(), batch.labels[i : i + 1])
+        values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        gradients.append(
+            {
+                name: torch.zeros_like(parameter) if value is None else value
+                for (name, parameter), value in zip(parameters.items(), values, strict=True)
+            }
+        )
+    return gradients
+
+
+def clipped_sum(gradients: list[dict[str, Tensor]], max_grad_norm: float) -> tuple[dict[str, Tensor], Tensor]:
+    """Flat clipping as its definition says, in float64.
+
+    Returns:
+        The clipped sum by parameter, and the norms before clipping, (b).
+    """
+    norms = torch.stack(
+        [torch.stack([value.double().square().sum() for value in g.values()]).sum().sqrt() for g in gradients]
+    )
+    factors = (max_grad_norm / norms).clamp(max=1.0)
+    names = gradients[0].keys()
+    sums = {
+        name: torch.stack([f * g[name].double() for f, g in zip(factors, gradients, strict=True)]).sum(0)
+        for name in names
+    }
+    return sums, norms

@@ -1,0 +1,102 @@
+"""Randomness that carries the guarantee: a keystream keyed by the system, and float64 normals from it.
+
+Two things are drawn here and nowhere else: who is sampled, and the noise. Both come from AES-256 in counter
+mode (NIST SP 800-38A), keyed by ``os.urandom`` and never by a seed; the key lives in this process's memory
+only and is written nowhere. A public seed would let anyone subtract the noise again.
+
+Normals are drawn from 53-bit uniforms by the Box–Muller transform in float64, which reaches ±8.57 standard
+deviations; float32 generators stop near ±5.77, and a value outside their support proves membership.
+Not addressed: the discreteness of float64 itself (Mironov 2012, CCS); its effect is far below δ here but not
+accounted for, and the manifest says "float64 Box–Muller", not "discrete Gaussian".
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from torch import Tensor
+
+from dpft.errors import EntropyError
+
+__all__ = ["KEY_BYTES", "KeyStream", "normals_from_uniforms"]
+
+KEY_BYTES = 32
+_CHUNK = 1 << 20
+
+
+def _fresh_key() -> bytes:
+    """A key from the operating system.
+
+    Raises:
+        EntropyError: it has none to give; training must not go on with a weaker source.
+    """
+    try:
+        key = os.urandom(KEY_BYTES)
+    except (NotImplementedError, OSError) as error:
+        raise EntropyError(
+            f"the operating system gives no secure randomness ({error})",
+            hint="private noise cannot be drawn without it; check /dev/urandom or the getrandom system call",
+        ) from error
+    if len(key) != KEY_BYTES:
+        raise EntropyError(
+            f"the operating system gave {len(key)} random bytes, {KEY_BYTES} were asked for",
+            hint="private noise cannot be drawn without a full key",
+        )
+    return key
+
+
+class KeyStream:
+    """AES-256-CTR keystream as a source of uniforms and normals.
+
+    Args:
+        key: 32 bytes; None (always, outside tests) draws a fresh key from the operating system.
+
+    Raises:
+        EntropyError: no key can be had.
+    """
+
+    description = "AES-256-CTR keyed by operating-system entropy"
+
+    def __init__(self, key: bytes | None = None) -> None:
+        encryptor = Cipher(
+            algorithms.AES(key if key is not None else _fresh_key()), modes.CTR(bytes(16))
+        ).encryptor()
+        self._encrypt = encryptor.update
+
+    def bytes(self, count: int) -> bytes:
+        """The next ``count`` bytes of the keystream (the encryption of zeros)."""
+        return self._encrypt(bytes(count))
+
+    def uniforms(self, count: int) -> npt.NDArray[np.float64]:
+        """``count`` independent uniforms on the grid {1, …, 2⁵³}·2⁻⁵³, so never zero."""
+        words = np.frombuffer(self.bytes(8 * count), dtype="<u8")
+        return ((words >> np.uint64(11)) + np.uint64(1)).astype(np.float64) * 2.0**-53
+
+    def normals(self, count: int) -> Tensor:
+        """``count`` independent standard normals, float64."""
+        out = torch.empty(count, dtype=torch.float64)
+        for start in range(0, count, _CHUNK):
+            size = min(_CHUNK, count - start)
+            uniforms = torch.from_numpy(self.uniforms(2 * ((size + 1) // 2)))
+            out[start : start + size] = normals_from_uniforms(uniforms)[:size]
+        return out
+
+
+def normals_from_uniforms(uniforms: Tensor) -> Tensor:
+    """Box–Muller: pairs of uniforms in (0, 1] to pairs of independent normals.
+
+    Args:
+        uniforms: float64, an even number of them; the first half gives radii, the second angles.
+
+    Returns:
+        float64, as many normals. The smallest uniform, 2⁻⁵³, gives a radius of √(106·ln 2) ≈ 8.57.
+    """
+    radius_part, angle_part = uniforms.view(2, -1)
+    radius = radius_part.log().mul_(-2.0).sqrt_()
+    angle = angle_part * (2.0 * math.pi)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()])

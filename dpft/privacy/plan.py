@@ -1,0 +1,250 @@
+"""The plan: sampler, clipper, noise and mechanism event made together, so that they cannot disagree.
+
+``make_plan`` derives the sample rate, the number of steps and δ once, calibrates the noise, and returns an
+object that can do just three things: draw a batch, release that batch's noisy gradient, and say which
+mechanism has really run so far. A release needs a draw and uses it up; there is no way to step without
+noise, to noise one draw twice, to leave out an empty batch, or to step with a sampler other than the one
+that is accounted for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dpft.accounting.calibrate import calibrate_noise_multiplier
+from dpft.accounting.event import MechanismEvent
+from dpft.errors import PrivacyError, UsageError
+from dpft.privacy.clipping import Clipper
+from dpft.privacy.noise import KeyStream
+from dpft.privacy.sampling import PoissonSampler, ShuffleSampler
+from dpft.spec import OptimisationSpec, PrivacySpec
+from dpft.tables import CLIPPERS
+
+__all__ = ["Draw", "OrdinaryPlan", "Plan", "PrivatePlan", "Schedule", "derive_schedule", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What follows from n, batch size and epochs, derived once.
+
+    Attributes:
+        examples: n.
+        expected_batch_size: B.
+        sample_rate: q = B/n.
+        steps: ⌈epochs·n/B⌉.
+        delta: δ.
+        delta_rule: how δ was chosen, in words.
+    """
+
+    examples: int
+    expected_batch_size: int
+    sample_rate: float
+    steps: int
+    delta: float
+    delta_rule: str
+
+
+def derive_schedule(examples: int, optimisation: OptimisationSpec, target_delta: float | None) -> Schedule:
+    """Derive q, steps and δ.
+
+    Raises:
+        UsageError: no examples, or an expected batch larger than the dataset (never silently reduced: q would
+            not be what the user asked for).
+        PrivacyError: δ is so large that the guarantee would be empty.
+    """
+    if not examples >= 1:
+        raise UsageError(
+            f"the training split has {examples} examples", hint="give a dataset with training rows"
+        )
+    batch = optimisation.batch_size
+    if not batch <= examples:
+        raise UsageError(
+            f"--batch-size {batch} is larger than the {examples} training examples",
+            hint=f"give a --batch-size of at most {examples}",
+        )
+    delta = target_delta if target_delta is not None else 1 / (2 * examples)
+    rule = "1/(2n), n being the number of training examples" if target_delta is None else "chosen by the user"
+    if not delta < 1 / examples:
+        raise PrivacyError(
+            f"delta {delta:g} is not below 1/n = {1 / examples:g}: it would allow publishing a whole example",
+            hint=f"give a --target-delta below {1 / examples:.2g}, or leave it out for 1/(2n)",
+        )
+    steps = math.ceil(optimisation.epochs * examples / batch)
+    return Schedule(examples, batch, batch / examples, steps, delta, rule)
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The examples of one step; made by a plan, given back to it once."""
+
+    indices: npt.NDArray[np.int64]
+
+
+class Plan(Protocol):
+    """What the training loop sees: the same three verbs with and without privacy."""
+
+    schedule: Schedule
+
+    @property
+    def steps_taken(self) -> int:
+        """Releases so far."""
+
+    def draw(self) -> Draw:
+        """The next step's examples."""
+
+    def release(self, draw: Draw, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient of ``draw`` from its (clipped) sums."""
+
+
+class _Turns:
+    """Draw and release take turns."""
+
+    def __init__(self) -> None:
+        self.steps_taken = 0
+        self._pending: Draw | None = None
+
+    def _open(self, indices: npt.NDArray[np.int64]) -> Draw:
+        if self._pending is not None:
+            raise PrivacyError(
+                "a batch was drawn while another awaits its release", hint="release each draw once"
+            )
+        self._pending = Draw(indices)
+        return self._pending
+
+    def _close(self, draw: Draw) -> None:
+        if draw is not self._pending:
+            raise PrivacyError(
+                "a gradient was released for a batch that is not the one drawn", hint="draw first"
+            )
+        self._pending = None
+        self.steps_taken += 1
+
+
+class PrivatePlan(_Turns):
+    """DP-SGD: Poisson sampling, bounded contributions, Gaussian noise once per step, division by B.
+
+    Made by :func:`make_plan` only.
+    """
+
+    def __init__(
+        self, schedule: Schedule, clipper: Clipper, noise_multiplier: float, stream: KeyStream | None = None
+    ) -> None:
+        super().__init__()
+        stream = stream if stream is not None else KeyStream()
+        self.schedule = schedule
+        self.clipper = clipper
+        self._event = MechanismEvent(schedule.sample_rate, noise_multiplier, schedule.steps)
+        self._sampler = PoissonSampler(schedule.examples, self._event.sample_rate, stream)
+        self._stream = stream
+
+    @property
+    def planned_event(self) -> MechanismEvent:
+        """The mechanism if every planned step is taken."""
+        return self._event
+
+    @property
+    def event(self) -> MechanismEvent:
+        """The mechanism that has run: the steps really taken."""
+        return self._event.with_steps(self.steps_taken)
+
+    @property
+    def sampler_description(self) -> str:
+        """The sampler that runs, in words."""
+        return self._sampler.description
+
+    @property
+    def noise_description(self) -> str:
+        """The noise generator that runs, in words."""
+        return self._stream.description
+
+    def draw(self) -> Draw:
+        """The next Poisson sample; an empty one is a step like any other."""
+        return self._open(self._sampler.draw())
+
+    def release(self, draw: Draw, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``(Σ_i clip(g_i) + N(0, (σC)² I)) / B``.
+
+        Args:
+            draw: the pending draw.
+            sums: clipped sums by parameter, as the engine computed them for ``draw``.
+
+        Returns:
+            Noisy mean gradients, in each parameter's dtype. Noise is added in float64 and B is the *expected*
+            batch size: the realised one is private.
+
+        Raises:
+            PrivacyError: ``draw`` is not pending, or a sum is not finite (nothing is released then).
+        """
+        for name, value in sums.items():
+            if not bool(torch.isfinite(value).all()):
+                raise PrivacyError(
+                    f"the clipped sum of {name} is not finite",
+                    hint="this is a defect in the engine; run with --engine of another kind and report it",
+                )
+        self._close(draw)
+        scale = self._event.noise_multiplier * self.clipper.sensitivity
+        released = {}
+        for name, value in sums.items():
+            noise = self._stream.normals(value.numel()).view(value.shape).mul_(scale).to(value.device)
+            released[name] = noise.add_(value).div_(self.schedule.expected_batch_size).to(value.dtype)
+        return released
+
+
+class OrdinaryPlan(_Turns):
+    """Training without privacy: shuffled epochs, division by the realised batch, no noise, no claim."""
+
+    def __init__(self, schedule: Schedule, seed: int) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self._sampler = ShuffleSampler(schedule.examples, schedule.expected_batch_size, seed)
+
+    def draw(self) -> Draw:
+        """The next batch of the epoch."""
+        return self._open(self._sampler.draw())
+
+    def release(self, draw: Draw, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean gradients."""
+        self._close(draw)
+        return {name: value / max(1, len(draw.indices)) for name, value in sums.items()}
+
+
+def make_plan(
+    examples: int, optimisation: OptimisationSpec, privacy: PrivacySpec, *, stream: KeyStream | None = None
+) -> PrivatePlan | OrdinaryPlan:
+    """Everything a run's guarantee rests on, from one place.
+
+    Args:
+        examples: n, the number of training examples.
+        optimisation: batch size, epochs and the seed of non-private data order.
+        privacy: what is promised; either a target ε (σ is calibrated, achieved ε ≤ target) or σ itself.
+        stream: keyed randomness; given in tests only.
+
+    Returns:
+        A :class:`PrivatePlan`, or an :class:`OrdinaryPlan` where privacy is off.
+
+    Raises:
+        UsageError: a batch larger than the dataset.
+        PrivacyError: an empty guarantee, or a target that cannot be reached.
+    """
+    schedule = derive_schedule(examples, optimisation, privacy.target_delta if privacy.enabled else None)
+    if not privacy.enabled:
+        return OrdinaryPlan(schedule, optimisation.seed)
+    clipper: Clipper = CLIPPERS.get(privacy.clipping)(privacy.max_grad_norm)
+    sigma = privacy.noise_multiplier
+    if sigma is None:
+        assert privacy.target_epsilon is not None
+        sigma = calibrate_noise_multiplier(
+            sample_rate=schedule.sample_rate,
+            steps=schedule.steps,
+            target_epsilon=privacy.target_epsilon,
+            target_delta=schedule.delta,
+        ).noise_multiplier
+    return PrivatePlan(schedule, clipper, sigma, stream)

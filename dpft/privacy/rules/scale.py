@@ -1,0 +1,75 @@
+"""IA³ scales (Liu et al. 2022, arXiv 2205.05638): a learnt vector times a linear layer's input or output.
+
+The layout is PEFT's: a wrapper with ``base_layer``, a parameter dictionary ``ia3_l`` and ``is_feedforward``
+(true: the scale multiplies the base layer's input; false: its output). It is recognised by those attributes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from dpft.privacy.gradients import DenseGradient
+from dpft.privacy.rules.base import Rule, tokens
+
+if TYPE_CHECKING:
+    from dpft.privacy.tape import Tape
+
+__all__ = ["RULE", "ScaleRule"]
+
+
+class ScaleRule(Rule):
+    """One active IA³ scale around a linear layer."""
+
+    def owned(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """The single scale of an IA³ layer; several adapters on one layer are not handled."""
+        scales = getattr(module, "ia3_l", None)
+        if not isinstance(scales, nn.ParameterDict) or not isinstance(
+            getattr(module, "base_layer", None), nn.Linear
+        ):
+            return {}
+        items = dict(scales.items())
+        return items if len(items) == 1 else {}
+
+    def attach(
+        self, site: str, module: nn.Module, wanted: dict[str, nn.Parameter], tape: Tape
+    ) -> list[RemovableHandle]:
+        """Watch the scaled tensor; keep the tensor before scaling."""
+        ((_, scale),) = wanted.items()
+        base = module.base_layer
+        assert isinstance(base, nn.Module)
+        before_scaling: list[Tensor] = []
+
+        def record(unscaled: Tensor, gradient: Tensor) -> None:
+            values = (tokens(unscaled) * tokens(gradient)).sum(1)  # b d
+            tape.add(scale, DenseGradient(values.view(-1, *scale.shape)))
+
+        def keep_input(_: nn.Module, args: tuple[Any, ...]) -> None:
+            if tape.active:
+                before_scaling.append(tape.batched(site, args[0]).detach())
+
+        def watch_input(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if not tape.active:
+                return None
+            unscaled = before_scaling.pop()
+            scaled = tape.watch(tape.batched(site, args[0]), lambda gradient: record(unscaled, gradient))
+            return (scaled, *args[1:])
+
+        def keep_output(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if tape.active:
+                before_scaling.append(tape.batched(site, output).detach())
+
+        def watch_output(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            if not tape.active:
+                return None
+            unscaled = before_scaling.pop()
+            return tape.watch(tape.batched(site, output), lambda gradient: record(unscaled, gradient))
+
+        if module.is_feedforward:
+            return [module.register_forward_pre_hook(keep_input), base.register_forward_pre_hook(watch_input)]
+        return [base.register_forward_hook(keep_output), module.register_forward_hook(watch_output)]
+
+
+RULE = ScaleRule()

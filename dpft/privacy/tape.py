@@ -1,0 +1,195 @@
+"""The tape: what each trainable layer saw in one forward and one backward pass.
+
+While a tape is attached, trainable parameters take part in no autograd graph (``requires_grad`` is off), so
+the backward pass computes input gradients only. Where a layer's output gradient is needed, the output runs
+through :class:`_Watch`, an identity whose backward hands the gradient to the layer's rule and passes it on.
+What a rule returns is the layer's per-example gradient; nothing is summed over examples before it is
+clipped.
+
+A trainable parameter that no rule claims is refused by name when the tape is made: it is never trained
+unclipped, and never silently left where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from dpft.errors import PrivacyError, UnsupportedLayerError
+from dpft.privacy.gradients import PerExampleGradient, merge
+from dpft.tables import RULES
+
+if TYPE_CHECKING:
+    from dpft.privacy.rules.base import Rule
+
+__all__ = ["Tape"]
+
+_CONTAINERS = (nn.ParameterDict, nn.ParameterList)  # they compute nothing; the layer around them does
+_COUPLING = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+class _Watch(torch.autograd.Function):
+    """Identity; backward gives a copy of the gradient to ``on_gradient`` and passes it on."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, anchor: Tensor, on_gradient: Callable[[Tensor], None]) -> Tensor:
+        ctx.on_gradient = on_gradient
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+        (gradient,) = gradients
+        ctx.on_gradient(gradient)
+        return (gradient if ctx.needs_input_grad[0] else None), None, None
+
+
+class Tape:
+    """Records per-example gradients of ``parameters`` of ``model``.
+
+    Args:
+        model: the module that will be called; it may hold frozen parts anywhere.
+        parameters: the trainable parameters by qualified name.
+
+    Raises:
+        UnsupportedLayerError: a parameter belongs to a layer no rule handles, or to none.
+        PrivacyError: a layer mixes examples (batch normalisation), so no per-example gradient exists.
+    """
+
+    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.parameters = dict(parameters)
+        self._model = model
+        self._sites = _assign_rules(model, self.parameters)
+        self._handles: list[RemovableHandle] = []
+        self._batch_size: int | None = None
+        self._uses: dict[int, list[PerExampleGradient]] = {}
+        self._anchor = torch.zeros((), requires_grad=True)
+
+    def __enter__(self) -> Tape:
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(False)
+        for name, module, rule, wanted in self._sites:
+            self._handles += rule.attach(name, module, wanted, self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+
+    @contextmanager
+    def recording(self, batch_size: int) -> Iterator[None]:
+        """Record the forward and backward pass of one micro-batch of ``batch_size`` examples."""
+        if not self._handles:
+            raise PrivacyError(
+                "the tape records only while it is attached", hint="use it as a context manager"
+            )
+        self._batch_size = batch_size
+        self._uses = {}
+        try:
+            yield
+        finally:
+            self._batch_size = None
+
+    @property
+    def active(self) -> bool:
+        """Whether a micro-batch is being recorded (evaluation passes by unrecorded)."""
+        return self._batch_size is not None and torch.is_grad_enabled()
+
+    def gradients(self) -> dict[str, PerExampleGradient]:
+        """What the last recorded micro-batch left, by parameter name; unused parameters are absent (zero)."""
+        return {
+            name: merge(self._uses[id(parameter)])
+            for name, parameter in self.parameters.items()
+            if id(parameter) in self._uses
+        }
+
+    def forget(self) -> None:
+        """Free what was recorded."""
+        self._uses = {}
+
+    # -- what rules call ------------------------------------------------------------------------------------
+
+    def batched(self, site: str, value: Tensor) -> Tensor:
+        """``value`` with one row per example; a row shared by all examples is expanded first.
+
+        Position ids and prompts are often computed once, with leading dimension 1, and broadcast later. Their
+        gradient would then arrive summed over the batch. Expanding *before* the gradient is watched keeps it
+        apart; the sum that autograd would have formed is formed after clipping instead.
+
+        Raises:
+            UnsupportedLayerError: the leading dimension is neither 1 nor the batch.
+        """
+        assert self._batch_size is not None
+        if value.dim() >= 2 and value.shape[0] == self._batch_size:
+            return value
+        if value.dim() >= 2 and value.shape[0] == 1:
+            return value.expand(self._batch_size, *value.shape[1:])
+        raise UnsupportedLayerError(
+            f"layer {site!r} works on shape {tuple(value.shape)}, not on one row per example "
+            f"(batch {self._batch_size})",
+            hint="freeze this layer, or choose another --finetune-mode",
+        )
+
+    def watch(self, value: Tensor, on_gradient: Callable[[Tensor], None]) -> Tensor:
+        """``value``, whose gradient will be given to ``on_gradient`` during backward."""
+        watched: Tensor = _Watch.apply(value, self._anchor.to(value.device), on_gradient)  # type: ignore[no-untyped-call]
+        return watched
+
+    def add(self, parameter: nn.Parameter, gradient: PerExampleGradient) -> None:
+        """One use of ``parameter``."""
+        assert gradient.batch_size == self._batch_size
+        self._uses.setdefault(id(parameter), []).append(gradient)
+
+
+def _assign_rules(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter]
+) -> list[tuple[str, nn.Module, Rule, dict[str, nn.Parameter]]]:
+    """For every module that owns a trainable parameter: its rule, and what the rule is to record."""
+    rules: list[Rule] = [RULES.get(name) for name in RULES]
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    everywhere: set[int] = set()
+    unclaimed: dict[int, str] = {}
+    sites: list[tuple[str, nn.Module, Rule, dict[str, nn.Parameter]]] = []
+    for module_name, module in model.named_modules():
+        if isinstance(module, _COUPLING):
+            raise PrivacyError(
+                f"layer {module_name!r} ({type(module).__name__}) mixes the examples of a batch",
+                hint="choose a model without batch normalisation: private training has no meaning with it",
+            )
+        claimed: set[int] = set()
+        for rule in rules:
+            wanted = {local: p for local, p in rule.owned(module).items() if id(p) in names}
+            if wanted:
+                sites.append((module_name, module, rule, wanted))
+                claimed.update(id(parameter) for parameter in wanted.values())
+        for local, parameter in module.named_parameters(recurse=False):
+            # A parameter tied into a second layer must be claimed there too, or that use would go unseen.
+            if (
+                id(parameter) in names
+                and id(parameter) not in claimed
+                and not isinstance(module, _CONTAINERS)
+            ):
+                unclaimed.setdefault(id(parameter), f"{module_name}.{local} ({type(module).__name__})")
+        everywhere |= claimed
+    for key, name in names.items():
+        if key not in everywhere:
+            unclaimed.setdefault(key, name)
+    if unclaimed:
+        owners = sorted(unclaimed.values())
+        raise UnsupportedLayerError(
+            f"no rule gives exact per-example gradients for {', '.join(owners[:3])}"
+            + (f" and {len(owners) - 3} more" if len(owners) > 3 else ""),
+            hint="choose a --finetune-mode that freezes these parameters "
+            f"(layers with a rule: {', '.join(RULES)})",
+        )
+    return sites

@@ -1,0 +1,105 @@
+"""Data, tokenizer, model and mode of one run, put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpft.data.prepare import PreparedData, prepare
+from dpft.data.task import Task
+from dpft.errors import UsageError
+from dpft.runs import paths
+from dpft.spec import ModelSpec, RunSpec
+from dpft.tables import MODES, TASKS
+from dpft.training.observer import Observer
+from dpft.tuning.base import BaseIdentity, identify, load_model, load_tokenizer, locate
+from dpft.tuning.mode import Mode
+
+__all__ = ["Assembled", "assemble", "prepare_dataset"]
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """Everything a run trains with.
+
+    Attributes:
+        task: columns, labels, metrics.
+        data: prepared splits.
+        model: with its trainable parameters marked, in eval mode (dropout off) but for LoRA's own dropout.
+        tokenizer: the base model's.
+        mode: the fine-tune mode.
+        base: what the base model is.
+        parameters: the trainable parameters by name.
+    """
+
+    task: Task
+    data: PreparedData
+    model: Any
+    tokenizer: Any
+    mode: Mode
+    base: BaseIdentity
+    parameters: dict[str, nn.Parameter]
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills a batch's short rows."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+
+def prepare_dataset(
+    dataset: str, data_dir: str | None, model: ModelSpec, max_length: int, tokenizer: Any = None
+) -> PreparedData:
+    """Tokenise ``dataset`` for ``model``, or find it in the cache.
+
+    Raises:
+        DataError: rows that cannot be used.
+        HubError: data or tokenizer out of reach.
+    """
+    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model)
+    return prepare(
+        TASKS.get(dataset),
+        tokenizer,
+        tokenizer_id=locate(model).public_id,
+        max_length=max_length,
+        cache_dir=paths.prepared_dir(),
+        data_dir=Path(data_dir) if data_dir is not None else None,
+    )
+
+
+def assemble(spec: RunSpec, observer: Observer) -> Assembled:
+    """Load and prepare; mark what trains.
+
+    Raises:
+        DpftError: of the kind that says what cannot be loaded, and why.
+    """
+    mode: Mode = MODES.get(spec.tuning.mode)
+    tokenizer = load_tokenizer(spec.model)
+    observer.working(f"preparing {spec.data.dataset}")
+    data = prepare_dataset(spec.data.dataset, spec.data.data_dir, spec.model, spec.data.max_length, tokenizer)
+    observer.working(f"loading {spec.model.checkpoint}")
+    torch.manual_seed(spec.optimisation.seed)  # of the new head and adapters; noise and samples never use it
+    base = load_model(spec.model, data.task.labels, tokenizer.pad_token_id)
+    _check_lengths(base, spec)
+    identity = identify(base, spec.model)
+    model = mode.apply(base, spec.tuning).eval()
+    if spec.tuning.lora_dropout > 0:
+        for name, module in model.named_modules():
+            if ".lora_dropout." in name:
+                module.train()
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return Assembled(data.task, data, model, tokenizer, mode, identity, parameters)
+
+
+def _check_lengths(model: Any, spec: RunSpec) -> None:
+    limit = getattr(model.config, "max_position_embeddings", None)
+    prepended = spec.tuning.num_prepend_tokens or 0
+    if isinstance(limit, int) and 0 < limit < spec.data.max_length + prepended:
+        raise UsageError(
+            f"--max-length {spec.data.max_length} with {prepended} virtual tokens exceeds "
+            f"the model's {limit} positions",
+            hint=f"give a --max-length of at most {limit - prepended}",
+        )

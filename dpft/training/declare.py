@@ -1,0 +1,210 @@
+"""The manifest of a run, from what really ran."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+from torch import nn
+
+from dpft import __version__
+from dpft.accounting.calibrate import guarantee
+from dpft.accounting.event import MechanismEvent
+from dpft.data.prepare import PreparedData
+from dpft.privacy.plan import OrdinaryPlan, PrivatePlan
+from dpft.runs.manifest import Manifest
+from dpft.runs.manifest_parts import (
+    BaseModelInfo,
+    Data,
+    DataAccess,
+    Definition,
+    Event,
+    Evidence,
+    Guarantee,
+    Identity,
+    Mechanism,
+    Randomness,
+    Sampling,
+    Setting,
+    Software,
+    TrainableParameter,
+    Tuning,
+    standard_releases,
+    validation_access,
+)
+from dpft.runs.secret import keyed_fingerprint
+from dpft.spec import RunSpec
+from dpft.training.assemble import Assembled
+
+__all__ = ["declare", "example_in_words", "safe_epsilon"]
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "dp-accounting",
+    "cryptography",
+    "safetensors",
+    "numpy",
+)
+_FLOAT_PATH = "53-bit uniforms, Box-Muller in float64, added to the sum in float64, then rounded"
+
+
+def example_in_words(data: PreparedData) -> str:
+    """What one example is: "one row of sst2/train: a text and its label"."""
+    texts = "a pair of texts" if data.task.is_pair else "a text"
+    return f"one row of {data.task.name}/train: {texts} and its label"
+
+
+def safe_epsilon(event: MechanismEvent, delta: float) -> float:
+    """ε of ``event`` as it is claimed; 0 where nothing was released."""
+    return guarantee([event], delta).epsilon if event.steps else 0.0
+
+
+def declare(
+    *,
+    run_id: str,
+    spec: RunSpec,
+    assembled: Assembled,
+    parameters: Mapping[str, nn.Parameter],
+    plan: PrivatePlan | OrdinaryPlan,
+    validation_split: str,
+    tensors_sha256: str | None,
+) -> Manifest:
+    """State what the steps really taken cost.
+
+    Args:
+        run_id: the run's.
+        spec: what was asked for.
+        assembled: data, base model and mode.
+        parameters: trainable parameters by name.
+        plan: the plan that ran; its counter of releases is the evidence.
+        validation_split: that was scored.
+        tensors_sha256: of the released tensors; None where nothing was trained.
+
+    Raises:
+        PrivacyError: parts that contradict each other.
+    """
+    private = isinstance(plan, PrivatePlan)
+    trained = plan.steps_taken > 0
+    data = assembled.data
+    return Manifest(
+        private=private,
+        identity=Identity(run_id=run_id, created=datetime.now(UTC).isoformat(), tool_version=__version__),
+        setting=Setting(),
+        definition=Definition(example=example_in_words(data)) if private else None,
+        guarantee=_guarantee(plan, spec) if private and trained else None,
+        mechanism=_mechanism(spec, plan, parameters),
+        sampling=Sampling(actual=plan.sampler_description, assumptions_hold=True) if private else None,
+        events=_events(plan) if private else None,
+        data_accesses=(
+            DataAccess(
+                access="tokenizer", classification="public", detail="the base model's; none is learnt"
+            ),
+            DataAccess(
+                access="label names",
+                classification="public",
+                detail="fixed by the task; an unknown label is refused",
+            ),
+            DataAccess(
+                access="truncation",
+                classification="dp" if private else "unaccounted",
+                detail=f"each example on its own, to {data.max_length} tokens (chosen without looking)",
+            ),
+            DataAccess(access="filtering", classification="public", detail="none: a bad row stops the run"),
+            validation_access("unaccounted"),
+        ),
+        tuning=Tuning(),
+        releases=standard_releases(claimed=private and trained, rows_public=False, trained=trained),
+        data=Data(
+            dataset=spec.data.dataset,
+            source=data.source,
+            revision=data.revision,
+            validation_split=validation_split,
+            fingerprint=keyed_fingerprint(data.content_digest),
+            rows=data.splits["train"].rows,
+        ),
+        base_model=BaseModelInfo(
+            checkpoint=assembled.base.public_id,
+            revision=assembled.base.revision,
+            sha256=assembled.base.sha256,
+        ),
+        randomness=Randomness(
+            noise_generator=plan.noise_description,
+            sampling_generator=plan.noise_description,
+            float_path=_FLOAT_PATH,
+        )
+        if isinstance(plan, PrivatePlan)
+        else Randomness(sampling_generator="NumPy PCG64, seeded"),
+        software=Software(
+            versions={"python": platform.python_version(), "dpft": __version__, **_versions()},
+            dtype={"fp32": "float32", "bf16": "bfloat16 autocast, float32 weights"}[spec.hardware.precision],
+            device="cpu",
+        ),
+        evidence=Evidence(
+            tensors_sha256=tensors_sha256,
+            verify_command="recompute ε with dp-accounting from events and guarantee.delta; "
+            "compare evidence.tensors_sha256 with the adapter's tensors",
+        ),
+    )
+
+
+def _guarantee(plan: PrivatePlan | OrdinaryPlan, spec: RunSpec) -> Guarantee:
+    assert isinstance(plan, PrivatePlan)
+    found = guarantee([plan.event], plan.schedule.delta)
+    return Guarantee(
+        epsilon=found.epsilon,
+        delta=found.delta,
+        delta_rule=plan.schedule.delta_rule,
+        target_epsilon=None if spec.privacy.noise_multiplier is not None else spec.privacy.target_epsilon,
+        replace_one_epsilon=found.epsilon_replace_one,
+        accountant="pld",
+        second_accountant="rdp",
+        second_epsilon=found.epsilon_rdp,
+    )
+
+
+def _events(plan: PrivatePlan | OrdinaryPlan) -> tuple[Event, ...]:
+    assert isinstance(plan, PrivatePlan)
+    event = plan.event
+    return (Event(**event.to_dict()),) if event.steps else ()
+
+
+def _mechanism(
+    spec: RunSpec, plan: PrivatePlan | OrdinaryPlan, parameters: Mapping[str, nn.Parameter]
+) -> Mechanism:
+    shapes = tuple(TrainableParameter(name=name, shape=tuple(p.shape)) for name, p in parameters.items())
+    if not isinstance(plan, PrivatePlan):
+        return Mechanism(
+            kind="AdamW on mean gradients of shuffled batches, without privacy",
+            finetune_mode=spec.tuning.mode,
+            engine="autograd",
+            trainable_parameters=shapes,
+        )
+    return Mechanism(
+        kind="DP-SGD: Poisson-subsampled Gaussian mechanism on clipped per-example gradients, then AdamW",
+        finetune_mode=spec.tuning.mode,
+        engine=spec.privacy.engine,
+        trainable_parameters=shapes,
+        clipping=plan.clipper.name,
+        max_grad_norm=spec.privacy.max_grad_norm,
+        sensitivity=plan.clipper.sensitivity,
+        noise_multiplier=plan.planned_event.noise_multiplier,
+        expected_batch_size=plan.schedule.expected_batch_size,
+        denominator="expected batch size",
+        empty_batch_rule="a step like any other: zero sum, noise added, counted",
+        steps_planned=plan.schedule.steps,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # vendored or renamed: say nothing rather than something false
+            continue
+    return found

@@ -1,0 +1,134 @@
+"""The training loop: draw, clip, noise, step. It writes no files and draws no terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from dpft.data.prepare import PreparedSplit
+from dpft.engines.base import MicroBatch, PieceReport, Session
+from dpft.privacy.plan import Plan
+from dpft.privacy.sampling import micro_batches
+from dpft.privacy.step import step
+from dpft.spec import HardwareSpec, OptimisationSpec
+from dpft.training.batches import collate
+
+__all__ = ["Fit", "StepReport", "fit", "make_optimizer"]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step, as told to the caller.
+
+    Attributes:
+        step: steps taken, this one included.
+        epoch_ended: whether this step completed a pass over (in expectation) all examples.
+        seconds: since the first step began.
+        private_details: exact numbers about private examples, for ``local-only/`` alone.
+    """
+
+    step: int
+    epoch_ended: bool
+    seconds: float
+    private_details: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the loop works on.
+
+    Attributes:
+        plan: draws batches and releases gradients.
+        session: computes (clipped) gradient sums.
+        parameters: trainable parameters by name.
+        split: training examples.
+        pad_token_id: of the tokenizer.
+        extra_tokens: virtual tokens that lengthen every example inside the model.
+    """
+
+    plan: Plan
+    session: Session
+    parameters: Mapping[str, nn.Parameter]
+    split: PreparedSplit
+    pad_token_id: int
+    extra_tokens: int = 0
+
+
+def make_optimizer(
+    parameters: Mapping[str, nn.Parameter], optimisation: OptimisationSpec, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW with linear warm-up and linear decay to zero; all of it post-processing of released gradients."""
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay
+    )
+    warmup = max(1, math.ceil(optimisation.warmup_fraction * steps))
+
+    def factor(done: int) -> float:
+        if done < warmup:
+            return (done + 1) / warmup
+        return max(0.0, (steps - done) / max(1, steps - warmup))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def fit(
+    work: Fit, optimisation: OptimisationSpec, hardware: HardwareSpec, report: Callable[[StepReport], None]
+) -> None:
+    """Take every planned step.
+
+    ``plan.steps_taken`` counts releases, so it is right wherever an interruption falls: a step is counted as
+    soon as its noisy gradient exists, even if the optimizer never used it.
+
+    Raises:
+        PrivacyError: a step that could not be released.
+    """
+    steps = work.plan.schedule.steps
+    optimizer, scheduler = make_optimizer(work.parameters, optimisation, steps)
+    lengths = work.split.lengths + work.extra_tokens
+    steps_per_epoch = work.plan.schedule.examples / work.plan.schedule.expected_batch_size
+    began = time.monotonic()
+
+    def pieces(indices: npt.NDArray[np.int64]) -> Iterator[MicroBatch]:
+        for rows in micro_batches(indices, lengths, hardware.micro_batch_tokens):
+            yield collate(work.split, rows, work.pad_token_id)
+
+    for index in range(steps):
+        reports: list[PieceReport] = []
+
+        def accumulate(
+            piece: MicroBatch, sums: Mapping[str, Tensor], reports: list[PieceReport] = reports
+        ) -> None:
+            reports.append(work.session.accumulate(piece, sums))
+
+        draw = step(work.plan, work.parameters, pieces, accumulate)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad(set_to_none=True)
+        report(
+            StepReport(
+                step=index + 1,
+                epoch_ended=index + 1 == steps
+                or math.floor((index + 1) / steps_per_epoch) > math.floor(index / steps_per_epoch),
+                seconds=time.monotonic() - began,
+                private_details=_details(len(draw.indices), reports),
+            )
+        )
+
+
+def _details(batch_size: int, reports: list[PieceReport]) -> dict[str, Any]:
+    """Exact numbers of one step: for this machine only."""
+    details: dict[str, Any] = {"batch_size": batch_size, "dropped": sum(r.dropped for r in reports)}
+    if reports:
+        details["loss"] = float(torch.cat([r.losses for r in reports]).mean())
+    norms = [r.norms for r in reports if r.norms is not None]
+    if norms:
+        details["median_norm"] = float(torch.cat(norms).median())
+    return details

@@ -1,0 +1,1 @@
+"""Fine-tune modes: each marks which parameters of a model train, and saves, loads and merges them."""

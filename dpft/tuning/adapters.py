@@ -1,0 +1,130 @@
+"""What the PEFT modes share: configurations, per-example prompts, saving and loading by plain PEFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+
+from dpft.errors import ModelError
+from dpft.spec import TuningSpec
+from dpft.tuning.head import head_modules
+
+__all__ = [
+    "PerExamplePrompts",
+    "adapter_config",
+    "last_components",
+    "load_peft",
+    "lora_config",
+    "prefix_config",
+    "prompt_config",
+    "save_peft",
+    "wrap",
+]
+
+
+class PerExamplePrompts(peft.PeftModelForSequenceClassification):  # type: ignore[misc]
+    """PEFT's classification model, with prompts that keep their examples apart.
+
+    For soft prompts PEFT looks the prompt up once and repeats it over the batch; its gradient would arrive
+    summed over examples, before anything could be clipped. Here it is looked up once per example: the same
+    numbers, the same saved files.
+    """
+
+    def get_prompt(self, batch_size: int, task_ids: Tensor | None = None, **options: Any) -> Any:
+        """Virtual tokens, one row per example: (b v d) for soft prompts, key-value pairs for prefixes."""
+        config = self.active_peft_config
+        if config.peft_type != peft.PeftType.PROMPT_TUNING:
+            return super().get_prompt(batch_size, task_ids, **options)
+        encoder = self.prompt_encoder[self.active_adapter]
+        ids = torch.arange(config.num_virtual_tokens, device=encoder.embedding.weight.device)
+        return encoder(ids.expand(batch_size, -1))
+
+
+def last_components(names: list[str]) -> list[str]:
+    """``bert.pooler`` → ``pooler``: PEFT matches modules by the end of their name."""
+    return [name.rpartition(".")[2] for name in names]
+
+
+def lora_config(model: Any, tuning: TuningSpec, *, with_head: bool) -> peft.LoraConfig:
+    """LoRA (Hu et al. 2021, arXiv 2106.09685) on every linear layer of the encoder."""
+    return peft.LoraConfig(
+        task_type=peft.TaskType.SEQ_CLS if with_head else None,
+        r=tuning.lora_r,
+        lora_alpha=tuning.lora_alpha,
+        lora_dropout=tuning.lora_dropout,
+        target_modules=encoder_linears(model),
+        modules_to_save=last_components(head_modules(model)) if with_head else None,
+    )
+
+
+def encoder_linears(model: Any) -> list[str]:
+    """Shortest name endings that match every linear layer of the encoder and none of the head."""
+    heads = tuple(f"{name}." for name in head_modules(model))
+    wanted: set[str] = set()
+    others: set[str] = set()
+    for name, module in model.named_modules():
+        inside_head = f"{name}.".startswith(heads)
+        (wanted if isinstance(module, nn.Linear) and not inside_head else others).add(name)
+    endings: set[str] = set()
+    for name in wanted:
+        parts = name.split(".")
+        for length in range(1, len(parts) + 1):
+            ending = ".".join(parts[-length:])
+            if not any(other == ending or other.endswith(f".{ending}") for other in others):
+                endings.add(ending)
+                break
+    return sorted(endings)
+
+
+def prefix_config(model: Any, tuning: TuningSpec) -> peft.PrefixTuningConfig:
+    """Prefix tuning (Li & Liang 2021, arXiv 2101.00190): learnt keys and values before every layer's own."""
+    return peft.PrefixTuningConfig(
+        task_type=peft.TaskType.SEQ_CLS,
+        num_virtual_tokens=tuning.num_prepend_tokens,
+        modules_to_save=last_components(head_modules(model)),
+    )
+
+
+def prompt_config(model: Any, tuning: TuningSpec) -> peft.PromptTuningConfig:
+    """Soft prompts (Lester et al. 2021, arXiv 2104.08691): learnt embeddings before the input."""
+    return peft.PromptTuningConfig(
+        task_type=peft.TaskType.SEQ_CLS,
+        num_virtual_tokens=tuning.num_prepend_tokens,
+        modules_to_save=last_components(head_modules(model)),
+    )
+
+
+def wrap(model: Any, config: peft.PeftConfig) -> Any:
+    """``model`` with ``config`` on top.
+
+    Raises:
+        ModelError: PEFT cannot do this mode on this architecture.
+    """
+    try:
+        return PerExamplePrompts(model, config)
+    except (ValueError, AttributeError, KeyError) as error:
+        kind = getattr(config.peft_type, "value", config.peft_type)
+        raise ModelError(
+            f"PEFT cannot put {kind} on {type(model).__name__}: {error}",
+            hint="choose another --finetune-mode",
+        ) from error
+
+
+def save_peft(model: Any, directory: Path) -> None:
+    """``adapter_model.safetensors`` and ``adapter_config.json``, as plain PEFT reads them."""
+    model.save_pretrained(directory, safe_serialization=True, save_embedding_layers=False)
+    (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty template; the run writes its own
+
+
+def load_peft(model: Any, directory: Path) -> Any:
+    """Plain ``PeftModel.from_pretrained``, as a deployment would."""
+    return peft.PeftModel.from_pretrained(model, directory)
+
+
+def adapter_config(directory: Path) -> peft.PeftConfig:
+    """The configuration in ``directory``."""
+    return peft.PeftConfig.from_pretrained(directory)

@@ -1,0 +1,55 @@
+"""Modes that inject LoRA into the base model and put virtual tokens on top.
+
+PEFT saves only the outer adapter of a nested model, so the two are saved apart: ``adapter/lora`` and
+``adapter/prompt`` (which carries the head). Plain PEFT loads them in that order::
+
+    model = PeftModel.from_pretrained(base, "adapter/lora").get_base_model()
+    model = PeftModel.from_pretrained(model, "adapter/prompt")
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import peft
+
+from dpft.spec import TuningSpec
+from dpft.tuning.adapters import load_peft, lora_config, save_peft, wrap
+from dpft.tuning.mode import Mode
+
+__all__ = ["CombinedAdapters"]
+
+
+class CombinedAdapters(Mode):
+    """LoRA inside, virtual tokens outside."""
+
+    parts = ("lora", "prompt")
+
+    @abstractmethod
+    def outer_config(self, model: Any, tuning: TuningSpec) -> Any:
+        """The PEFT configuration of the virtual tokens."""
+
+    def apply(self, model: Any, tuning: TuningSpec) -> Any:
+        """Inject LoRA, add the virtual tokens, and let both train."""
+        outer_config = self.outer_config(model, tuning)
+        inner = peft.get_peft_model(model, lora_config(model, tuning, with_head=False))
+        outer = wrap(inner.get_base_model(), outer_config)
+        for name, parameter in outer.named_parameters():
+            if ".lora_A." in name or ".lora_B." in name:  # frozen by the outer wrapper, like all it found
+                parameter.requires_grad_(True)
+        # Not a submodule: it wraps the very modules that ``outer`` already holds.
+        object.__setattr__(outer, "dpft_inner", inner)
+        return outer
+
+    def save(self, model: Any, directory: Path) -> None:
+        """Two adapter folders."""
+        for part, adapter in zip(self.parts, (model.dpft_inner, model), strict=True):
+            (directory / part).mkdir(mode=0o700, exist_ok=True)
+            save_peft(adapter, directory / part)
+
+    def load(self, model: Any, directory: Path) -> Any:
+        """Plain PEFT, in the order of ``parts``."""
+        inner, outer = self.parts
+        return load_peft(load_peft(model, directory / inner).get_base_model(), directory / outer)

@@ -1,0 +1,36 @@
+"""IA³: learnt scales on keys, values and feed-forward activations (Liu et al. 2022, arXiv 2205.05638)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peft
+
+from dpft.spec import TuningSpec
+from dpft.tuning.adapters import last_components
+from dpft.tuning.head import head_modules
+from dpft.tuning.mode import ModeDefaults
+from dpft.tuning.single import SingleAdapter
+
+__all__ = ["IA3", "MODE"]
+
+
+class IA3(SingleAdapter):
+    """Scales, initialised to one."""
+
+    name = "ia3"
+    description = "learnt scales of keys, values and feed-forward activations, and the head"
+    defaults = ModeDefaults(learning_rate=1e-2, learning_rate_without_privacy=5e-3, max_grad_norm=0.1)
+
+    def config(self, model: Any, tuning: TuningSpec) -> Any:
+        """PEFT's own targets for the architecture, with the head saved beside them."""
+        return peft.IA3Config(
+            task_type=peft.TaskType.SEQ_CLS, modules_to_save=last_components(head_modules(model))
+        )
+
+    def merge(self, model: Any) -> Any:
+        """Multiply each scale into its weight."""
+        return model.merge_and_unload()
+
+
+MODE = IA3()
