@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from dpft.errors import PrivacyError, UsageError
+from dpft.runs import statement
+from dpft.runs.manifest import Manifest, safetensors_header
+from dpft.runs.manifest_parts import (
+    DataAccess,
+    Definition,
+    Event,
+    Guarantee,
+    Randomness,
+    Release,
+    Sampling,
+    Setting,
+    Tuning,
+    standard_releases,
+    validation_access,
+)
+
+from .builders import (
+    RUN_ID,
+    make_manifest,
+    ordinary_parts,
+    private_parts,
+    stopped_parts,
+    unclaimed_parts,
+)
+
+GROUPS = [
+    "statement", "private", "identity", "setting", "definition", "guarantee", "mechanism", "sampling",
+    "events", "data_accesses", "tuning", "releases", "data", "base_model", "randomness", "software",
+    "evidence",
+]  # fmt: skip
+ALL_PARTS = [private_parts, ordinary_parts, unclaimed_parts, stopped_parts]
+
+
+def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
+    """The part of JSON Schema that the manifest's schema uses; an unknown keyword is an error."""
+    known = {
+        "type", "properties", "required", "additionalProperties", "items", "$ref", "anyOf", "enum", "const",
+        "pattern", "minLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    }  # fmt: skip
+    prose = {"title", "description", "default", "$schema", "$id", "$defs"}
+    assert schema.keys() <= known | prose, schema.keys() - known - prose
+    types: dict[str, Any] = {
+        "object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
+    }  # fmt: skip
+    if "$ref" in schema and not conforms(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root):
+        return False
+    if "anyOf" in schema and not any(conforms(value, option, root) for option in schema["anyOf"]):
+        return False
+    if "type" in schema:
+        if not isinstance(value, types[schema["type"]]):
+            return False
+        if isinstance(value, bool) != (schema["type"] == "boolean"):
+            return False
+    if isinstance(value, dict):
+        properties, extra = schema.get("properties", {}), schema.get("additionalProperties", True)
+        if not set(schema.get("required", ())) <= value.keys():
+            return False
+        for key, item in value.items():
+            inner = properties.get(key, extra)
+            if inner is False or (isinstance(inner, dict) and not conforms(item, inner, root)):
+                return False
+    if isinstance(value, list) and not all(conforms(item, schema.get("items", {}), root) for item in value):
+        return False
+    checks = [
+        "enum" not in schema or value in schema["enum"],
+        "const" not in schema or value == schema["const"],
+        "pattern" not in schema or re.search(schema["pattern"], value),
+        "minLength" not in schema or len(value) >= schema["minLength"],
+        "minimum" not in schema or value >= schema["minimum"],
+        "maximum" not in schema or value <= schema["maximum"],
+        "exclusiveMinimum" not in schema or value > schema["exclusiveMinimum"],
+        "exclusiveMaximum" not in schema or value < schema["exclusiveMaximum"],
+    ]
+    return all(checks)
+
+
+@pytest.mark.parametrize("parts", ALL_PARTS)
+def test_round_trip_and_schema(parts: Any) -> None:
+    manifest = Manifest(**parts())
+    document = json.loads(manifest.to_json())
+    assert Manifest.model_validate(document) == manifest
+    assert document == manifest.to_dict()
+    schema = Manifest.json_schema()
+    assert json.loads(json.dumps(schema)) == schema
+    assert conforms(document, schema, schema)
+    assert not conforms({**document, "seed": 7}, schema, schema)
+    assert not conforms({**document, "statement": ""}, schema, schema)
+    assert not conforms({**document, "guarantee": None}, schema, schema)
+    for name in schema["required"]:
+        assert not conforms({key: value for key, value in document.items() if key != name}, schema, schema)
+
+
+def test_the_schema_refuses_an_infinite_or_missing_epsilon() -> None:
+    schema, document = Manifest.json_schema(), make_manifest().to_dict()
+    for bad in (None, "Infinity", -1.0):
+        broken = {**document, "guarantee": {**document["guarantee"], "epsilon": bad}}
+        assert not conforms(broken, schema, schema)
+
+
+def test_the_groups_come_in_order_the_sentence_first() -> None:
+    assert list(make_manifest().to_dict()) == GROUPS
+    assert list(Manifest.json_schema()["properties"]) == GROUPS
+    assert Manifest.json_schema()["required"][0] == "statement"
+
+
+@pytest.mark.parametrize("parts", ALL_PARTS)
+def test_nothing_is_null_or_infinite(parts: Any) -> None:
+    text = Manifest(**parts()).to_json()
+    assert "null" not in text
+    assert "Infinity" not in text
+    assert "NaN" not in text
+
+
+def test_golden_sentence_of_a_whole_run() -> None:
+    assert make_manifest().statement == (
+        "Whether any one example (one row of sst2/train: a sentence and its label) was in the training data "
+        "is protected from anyone who sees the released adapter, by differential privacy with ε ≤ 3.7697 and "
+        "δ ≤ 1.00e-06 under add-or-remove-one adjacency; this does not cover: validation metrics."
+    )
+
+
+def test_golden_sentence_of_an_interrupted_run_with_leaks_and_checkpoints() -> None:
+    parts = private_parts(steps=100, planned=512)
+    parts |= {
+        "setting": Setting(release="checkpoints"),
+        "definition": Definition(example="one row", adjacency="replace-one"),
+        "events": (
+            Event(sample_rate=0.1, noise_multiplier=3.0, steps=60, adjacency="replace-one"),
+            Event(sample_rate=0.1, noise_multiplier=3.0, steps=40, adjacency="replace-one"),
+        ),
+        "guarantee": Guarantee(epsilon=1.00001, delta=7.4240e-6, delta_rule="1/(2n)", accountant="pld"),
+        "data_accesses": (
+            validation_access("unaccounted"),
+            DataAccess(access="tokenizer", classification="public"),
+        ),
+        "releases": standard_releases(claimed=True, rows_public=False, checkpoints=True),
+        "data": parts["data"].model_copy(update={"rows": None, "rows_public": False}),
+    }
+    assert Manifest(**parts).statement == (
+        "Which content any one example (one row) of the training data had is protected from anyone who sees "
+        "the released adapter and its checkpoints, by differential privacy with ε ≤ 1.0001 and δ ≤ 7.43e-06 "
+        "under replace-one adjacency, for the 100 of 512 planned steps that were taken; this does not cover: "
+        "evaluation, validation metrics, number of examples."
+    )
+
+
+def test_golden_sentences_where_nothing_is_claimed() -> None:
+    assert Manifest(**unclaimed_parts()).statement == "no valid (ε, δ) claimed"
+    assert Manifest(**stopped_parts()).statement == (
+        "Nothing was released: the run ended before its first noisy step, so no weights depend on any "
+        "example."
+    )
+    assert Manifest(**ordinary_parts()).statement == (
+        "This model was trained without differential privacy: nothing is promised about what it reveals of "
+        "its training examples."
+    )
+
+
+def test_the_sentence_fails_closed() -> None:
+    assert statement.statement_for(private=True, steps=3, epsilon=1.0) == "no valid (ε, δ) claimed"
+    assert statement.statement_for(private=True, steps=3, delta=1e-6) == "no valid (ε, δ) claimed"
+
+
+@given(st.floats(min_value=0, allow_nan=False, allow_infinity=False))
+def test_epsilon_is_rounded_up(epsilon: float) -> None:
+    shown = statement.round_up_epsilon(epsilon)
+    assert re.fullmatch(r"\d+\.\d{4}", shown)
+    assert float(shown) >= epsilon
+    assert float(shown) - epsilon <= 1e-4 * (1 + 1e-9) + 1e-15 * epsilon
+
+
+@given(st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True))
+def test_delta_is_rounded_up(delta: float) -> None:
+    shown = statement.round_up_delta(delta)
+    assert re.fullmatch(r"\d\.\d\de[-+]\d+", shown)
+    assert float(shown) >= delta
+    assert float(shown) <= delta * 1.01 or delta < 1e-300
+
+
+@pytest.mark.parametrize(
+    ("delta", "shown"),
+    [(9.991e-6, "1.00e-05"), (1e-6, "1.00e-06"), (0.5, "5.00e-01"), (1.001e-6, "1.01e-06")],
+)
+def test_delta_examples(delta: float, shown: str) -> None:
+    assert statement.round_up_delta(delta) == shown
+
+
+def test_a_non_private_manifest_has_no_epsilon_and_no_noise() -> None:
+    text = Manifest(**ordinary_parts()).to_json()
+    for word in ("epsilon", "ε", "delta", "noise", "sample_rate", "sampling", "events", "guarantee"):
+        assert word not in text, word
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"guarantee": private_parts()["guarantee"]},
+        {"events": private_parts()["events"]},
+        {"events": ()},
+        {"definition": private_parts()["definition"]},
+        {"sampling": private_parts()["sampling"]},
+        {"mechanism": private_parts()["mechanism"]},
+        {"tuning": Tuning(composed_epsilon=1.0)},
+        {"randomness": Randomness(noise_generator="ChaCha20")},
+        {"releases": standard_releases(claimed=True, rows_public=True)},
+        {"data_accesses": (validation_access("dp"),)},
+    ],
+)
+def test_a_non_private_manifest_cannot_claim(change: dict[str, Any]) -> None:
+    with pytest.raises(PrivacyError):
+        Manifest(**{**ordinary_parts(), **change})
+
+
+def without(*names: str) -> dict[str, Any]:
+    return {name: value for name, value in private_parts().items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        without("guarantee"),
+        without("definition"),
+        without("sampling"),
+        without("events"),
+        {**private_parts(), "events": ()},
+        {**private_parts(), "sampling": unclaimed_parts()["sampling"]},
+        {**private_parts(), "mechanism": ordinary_parts()["mechanism"]},
+        {**private_parts(), "randomness": Randomness()},
+        {**private_parts(), "events": (Event(sample_rate=0.1, noise_multiplier=2.0, steps=512),)},
+        {**private_parts(), "events": (Event(sample_rate=0.1, noise_multiplier=3.0, steps=513),)},
+        {**private_parts(), "definition": Definition(example="one row", adjacency="replace-one")},
+        {**private_parts(), "statement": "Perfectly private."},
+        {**private_parts(), "data": private_parts()["data"].model_copy(update={"rows_public": False})},
+        {**stopped_parts(), "releases": (Release(item="adapter", protection="dp"),)},
+        {**unclaimed_parts(), "releases": (Release(item="adapter", protection="dp"),)},
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(parts: dict[str, Any]) -> None:
+    with pytest.raises(PrivacyError):
+        Manifest(**parts)
+
+
+@pytest.mark.parametrize("epsilon", [math.inf, -math.inf, math.nan, -1e-9])
+def test_epsilon_must_be_finite_and_not_negative(epsilon: float) -> None:
+    with pytest.raises(PrivacyError, match="epsilon"):
+        Guarantee(epsilon=epsilon, delta=1e-6, delta_rule="given", accountant="pld")
+    with pytest.raises(PrivacyError, match="epsilon"):
+        Guarantee(
+            epsilon=1.0,
+            delta=1e-6,
+            delta_rule="given",
+            accountant="pld",
+            second_accountant="rdp",
+            second_epsilon=epsilon,
+        )
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-6, math.nan, math.inf])
+def test_delta_must_be_between_0_and_1(delta: float) -> None:
+    with pytest.raises(PrivacyError, match="delta"):
+        Guarantee(epsilon=1.0, delta=delta, delta_rule="given", accountant="pld")
+
+
+def test_epsilon_may_reach_its_target_and_not_pass_it() -> None:
+    given = {"delta": 1e-6, "delta_rule": "given", "accountant": "pld", "target_epsilon": 8.0}
+    assert Guarantee(epsilon=8.0, **given).epsilon == 8.0
+    with pytest.raises(PrivacyError, match="above its target"):
+        Guarantee(epsilon=math.nextafter(8.0, 9.0), **given)
+
+
+def test_an_accountant_must_be_one_that_verify_can_call() -> None:
+    with pytest.raises(UsageError, match="accountant"):
+        Guarantee(epsilon=1.0, delta=1e-6, delta_rule="given", accountant="moments")
+    with pytest.raises(PrivacyError, match="second"):
+        Guarantee(epsilon=1.0, delta=1e-6, delta_rule="given", accountant="pld", second_epsilon=1.0)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"sample_rate": 0.0}, {"sample_rate": 1.1}, {"noise_multiplier": 0.0}, {"noise_multiplier": math.inf}],
+)
+def test_events_are_recomputable(field: dict[str, float]) -> None:
+    with pytest.raises(PrivacyError):
+        Event(**{"sample_rate": 0.1, "noise_multiplier": 1.0, "steps": 1, **field})
+    with pytest.raises(ValidationError):
+        Event(sample_rate=0.1, noise_multiplier=1.0, steps=0)
+
+
+def test_a_broken_assumption_has_a_reason_and_a_kept_one_has_none() -> None:
+    with pytest.raises(PrivacyError):
+        Sampling(actual="shuffled", assumptions_hold=False)
+    with pytest.raises(PrivacyError):
+        Sampling(actual="poisson", assumptions_hold=True, why_not="no reason")
+
+
+def test_no_seed_fits_in() -> None:
+    with pytest.raises(ValidationError, match="seed"):
+        Randomness(noise_generator="ChaCha20", seed=42)  # type: ignore[call-arg]
+
+
+def test_releases_and_warning_are_told() -> None:
+    document = make_manifest().to_dict()
+    releases = {item["item"]: item for item in document["releases"]}
+    assert releases["adapter"]["protection"] == "dp"
+    assert releases["validation metrics"]["detail"] == "not protected by this guarantee"
+    assert releases["training loss of each step"]["protection"] == "local-only"
+    assert releases["number of examples"]["protection"] == "public"
+    assert document["tuning"]["ledger"] == "not kept by this version"
+    assert "compose" in document["tuning"]["warning"]
+    assert "reporting only" in document["data_accesses"][0]["detail"]
+
+
+def test_the_header_is_made_from_the_manifest() -> None:
+    assert safetensors_header(make_manifest()) == (
+        f'{{"run_id":"{RUN_ID}","private":true,"epsilon":3.76968,"delta":1e-06,"unit":"example",'
+        '"adjacency":"add-or-remove-one"}'
+    )
+    assert safetensors_header(Manifest(**ordinary_parts())) == f'{{"run_id":"{RUN_ID}","private":false}}'
+    unclaimed = json.loads(safetensors_header(Manifest(**unclaimed_parts())))
+    assert unclaimed == {"run_id": RUN_ID, "private": True, "statement": "no valid (ε, δ) claimed"}
+
+
+def test_record_fields() -> None:
+    assert make_manifest().record_fields() == {
+        "run_id": RUN_ID,
+        "private": True,
+        "epsilon": 3.76968,
+        "delta": 1e-6,
+        "noise_multiplier": 3.0,
+        "steps": 512,
+        "sample_rate": 0.1,
+    }
+    assert Manifest(**ordinary_parts()).record_fields() == {"run_id": RUN_ID, "private": False}
+    assert "sample_rate" not in Manifest(**stopped_parts()).record_fields()
+
+
+def test_a_sentence_of_a_newer_minor_is_kept() -> None:
+    parts = private_parts()
+    parts["identity"] = parts["identity"].model_copy(update={"schema_version": "1.9"})
+    assert Manifest(**parts, statement="Better prose.").statement == "Better prose."
