@@ -1,0 +1,106 @@
+"""The keystream and the normals made of it."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from dpft.errors import EntropyError, PrivacyError
+from dpft.privacy.noise import KEY_BYTES, KeyStream, normals_from_uniforms
+from tests import statistics
+from tests.statistics import ALPHA
+
+ZERO_KEY = bytes(KEY_BYTES)
+# AES-256 of counter blocks 0, 1, 2 under the zero key: test cases 13 and 14 of McGrew & Viega, "The
+# Galois/Counter Mode of Operation" (2005): the hash subkey, the tag of the empty message, the ciphertext.
+KNOWN_BLOCKS = (
+    "dc95c078a2408989ad48a21492842087",
+    "530f8afbc74536b9a963b4f1c4cb738b",
+    "cea7403d4d606b6e074ec5d3baf39d18",
+)
+
+
+def test_known_answer() -> None:
+    assert KeyStream(ZERO_KEY).bytes(48).hex() == "".join(KNOWN_BLOCKS)
+
+
+def test_known_answer_does_not_depend_on_how_it_is_read() -> None:
+    stream = KeyStream(ZERO_KEY)
+    assert b"".join(stream.bytes(n) for n in (1, 7, 30, 10)).hex() == "".join(KNOWN_BLOCKS)
+
+
+def test_every_stream_has_a_key_of_its_own() -> None:
+    assert KeyStream().bytes(32) != KeyStream().bytes(32)
+
+
+def test_no_entropy_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(count: int) -> bytes:
+        raise NotImplementedError("no generator")
+
+    monkeypatch.setattr(os, "urandom", broken)
+    with pytest.raises(EntropyError, match="no secure randomness") as caught:
+        KeyStream()
+    assert isinstance(caught.value, PrivacyError)
+    assert caught.value.exit_code == 4
+
+
+def test_a_short_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "urandom", lambda count: bytes(count - 1))
+    with pytest.raises(EntropyError, match="31 random bytes"):
+        KeyStream()
+
+
+def test_uniforms_lie_on_the_53_bit_grid_and_are_never_zero() -> None:
+    values = KeyStream(ZERO_KEY).uniforms(100_000)
+    assert values.min() > 0
+    assert values.max() <= 1
+    scaled = values * 2.0**53
+    assert np.array_equal(scaled, np.round(scaled))
+    assert np.any(scaled.astype(np.uint64) & np.uint64(1))  # down to the last bit, so not from float32
+
+
+def test_extreme_words_give_the_ends_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = KeyStream(ZERO_KEY)
+    monkeypatch.setattr(stream, "bytes", lambda count: bytes(count))
+    assert stream.uniforms(1)[0] == 2.0**-53
+    monkeypatch.setattr(stream, "bytes", lambda count: b"\xff" * count)
+    assert stream.uniforms(1)[0] == 1.0
+
+
+def tail_reach(smallest: float, dtype: torch.dtype) -> float:
+    """How far the transform reaches when handed the smallest uniform."""
+    return float(normals_from_uniforms(torch.tensor([smallest, 1.0], dtype=dtype)).abs().max())
+
+
+def test_tails_reach_beyond_eight_and_a_half() -> None:
+    assert tail_reach(2.0**-53, torch.float64) == pytest.approx(math.sqrt(106 * math.log(2)))
+    assert tail_reach(2.0**-53, torch.float64) > 8.57
+
+
+def test_planted_float32_tails_fall_short() -> None:
+    """A 24-bit uniform, as float32 generators draw, never leaves ±5.77: what the test above would refuse."""
+    assert tail_reach(2.0**-24, torch.float32) < 5.78
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("count", [1, 2, 3, 99_999])
+def test_normals_are_standard_normal(count: int) -> None:
+    values = KeyStream(count.to_bytes(KEY_BYTES, "little")).normals(count)
+    assert values.dtype == torch.float64
+    assert values.shape == (count,)
+    if count > 100:
+        assert statistics.variance_p_value(values.numpy(), 1.0) > ALPHA
+        assert statistics.normality_p_value(values.numpy(), 1.0) > ALPHA
+        halves = values[: count // 2], values[count // 2 : 2 * (count // 2)]
+        assert statistics.correlation_p_value(halves[0].numpy(), halves[1].numpy()) > ALPHA
+        assert statistics.variance_p_value(values.numpy() * 0.98, 1.0) < ALPHA
+
+
+def test_chunks_join_without_repeating(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpft.privacy.noise._CHUNK", 8)
+    values = KeyStream(ZERO_KEY).normals(50)
+    assert len(torch.unique(values)) == 50
