@@ -1,0 +1,115 @@
+"""Row 18: what one example delivers has norm at most C(1 + 1e-6), under fuzzing, cancellation included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpft.privacy import clipping
+from dpft.privacy.clipping import FlatClipper
+from dpft.privacy.gradients import DenseGradient, IndexedGradient, OuterGradient, PerExampleGradient
+
+SHAPES = st.tuples(
+    st.integers(1, 4),  # examples
+    st.integers(1, 40),  # tokens
+    st.integers(1, 24),  # inputs
+    st.integers(1, 24),  # outputs
+)
+
+
+def random(shape: tuple[int, ...], generator: torch.Generator, spread: float) -> torch.Tensor:
+    """Normals times 10^U(−spread, spread)."""
+    scale = 10 ** (spread * (2 * torch.rand(shape, generator=generator) - 1))
+    return torch.randn(shape, generator=generator) * scale
+
+
+def cancelling(b: int, t: int, d: int, p: int, generator: torch.Generator) -> OuterGradient:
+    """Tokens in pairs that almost undo each other: the norm is tiny beside its terms."""
+    a = random((b, t, d), generator, 1)
+    g = random((b, t, p), generator, 1)
+    half = t // 2
+    a[:, half : 2 * half] = a[:, :half] * (1 + 1e-4 * torch.randn((b, half, 1), generator=generator))
+    g[:, half : 2 * half] = -g[:, :half]
+    return OuterGradient(a, g)
+
+
+def make(kind: str, shape: tuple[int, int, int, int], seed: int) -> tuple[PerExampleGradient, torch.Size]:
+    b, t, d, p = shape
+    generator = torch.Generator().manual_seed(seed)
+    gradient: PerExampleGradient
+    if kind == "outer":
+        gradient = OuterGradient(random((b, t, d), generator, 2), random((b, t, p), generator, 2))
+    elif kind == "cancelling":
+        gradient = cancelling(b, t, d, p, generator)
+    elif kind == "indexed":
+        ids = torch.randint(0, d, (b, t), generator=generator)
+        gradient = IndexedGradient(ids, random((b, t, p), generator, 2), d)
+    else:
+        gradient = DenseGradient(random((b, p, d), generator, 3))
+    return gradient, gradient.dense().shape[1:]
+
+
+def delivered(gradients: list[tuple[PerExampleGradient, torch.Size]], clip: float) -> torch.Tensor:
+    """The norm each example alone adds to the sums, (b)."""
+    factors = FlatClipper(clip).factors([gradient.norms() for gradient, _ in gradients])
+    out = []
+    for i in range(len(factors)):
+        squares = 0.0
+        for gradient, shape in gradients:
+            into = torch.zeros(shape)
+            gradient.select(torch.tensor([i])).accumulate(factors[i : i + 1], into)
+            squares += float(into.double().square().sum())
+        out.append(squares**0.5)
+    return torch.tensor(out, dtype=torch.float64)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    SHAPES,
+    st.lists(st.sampled_from(["outer", "cancelling", "indexed", "dense"]), min_size=1, max_size=3),
+    st.integers(0, 2**31),
+    st.sampled_from([1e-3, 0.1, 1.0, 50.0]),
+)
+def test_delivered_norm_is_at_most_c(
+    shape: tuple[int, int, int, int], kinds: list[str], seed: int, clip: float
+) -> None:
+    gradients = [make(kind, shape, seed + i) for i, kind in enumerate(kinds)]
+    assert delivered(gradients, clip).max() <= clip * (1 + 1e-6)
+
+
+def worst_overshoot() -> float:
+    """Largest relative overshoot over cancelling gradients that take the Gram path."""
+    worst = 0.0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        gradient = cancelling(2, 30, 400, 400, generator)
+        bound = 1e-3
+        worst = max(worst, float(delivered([(gradient, torch.Size((400, 400)))], bound).max()) / bound - 1)
+    return worst
+
+
+def test_guard_holds_where_tokens_cancel() -> None:
+    assert worst_overshoot() <= 1e-6
+
+
+def test_planted_unguarded_norm_overshoots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clipping, "ROUNDING_GUARD", 0.0)
+    assert worst_overshoot() > 1e-6
+
+
+@pytest.mark.parametrize("kind", ["outer", "indexed", "dense"])
+def test_forms_agree_with_their_dense_gradients(kind: str) -> None:
+    """Both the Gram and the instantiated path of a linear layer, and the sparse paths of a table."""
+    for shape in [(3, 2, 20, 20), (3, 40, 3, 5), (2, 1, 4, 4)]:
+        gradient, _ = make(kind, shape, 0)
+        dense = gradient.dense().double()
+        torch.testing.assert_close(
+            gradient.norms().square, dense.flatten(1).square().sum(1), rtol=1e-5, atol=0.0
+        )
+        factors = torch.rand(shape[0])
+        into = torch.zeros(dense.shape[1:])
+        gradient.accumulate(factors, into)
+        expected = torch.einsum("b,b...->...", factors.double(), dense)
+        assert (into.double() - expected).norm() <= 1e-5 * expected.norm()

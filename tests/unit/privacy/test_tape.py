@@ -1,0 +1,249 @@
+"""What the tape records, what it refuses, and what goes wrong without its care."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peft
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from dpft.engines import oracle
+from dpft.engines.base import MicroBatch
+from dpft.engines.bookkeeping import ENGINE
+from dpft.errors import ModelError, PrivacyError, UnsupportedLayerError
+from dpft.privacy import gradients, tape
+from dpft.privacy.clipping import FlatClipper
+from dpft.privacy.gradients import DenseGradient, PerExampleGradient
+from dpft.privacy.tape import Tape
+from dpft.spec import TuningSpec
+from dpft.training.preflight import check_engine, check_reachable
+from dpft.tuning.adapters import prompt_config
+from tests import models
+
+
+class Output:
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+
+
+class Reusing(nn.Module):
+    """An embedding tied to a linear layer, one linear layer used twice, a scalar position table of batch one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(11, 6, padding_idx=0)
+        self.places = nn.Embedding(9, 6)
+        self.norm = nn.LayerNorm(6)
+        self.shared = nn.Linear(6, 6)
+        self.scores = nn.Linear(6, 11, bias=False)
+        self.scores.weight = self.words.weight
+        self.head = nn.Linear(11, 3)
+
+    def forward(self, input_ids: torch.Tensor) -> Output:
+        places = torch.arange(input_ids.shape[1])[None]
+        hidden = self.norm(self.words(input_ids) + self.places(places))
+        hidden = self.shared(torch.tanh(self.shared(hidden)))
+        return Output(self.head(self.scores(hidden).mean(1)))
+
+
+def example_batch() -> MicroBatch:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 11, (4, 5), generator=generator)
+    return MicroBatch({"input_ids": ids}, torch.tensor([0, 1, 2, 1]))
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(model.named_parameters())
+
+
+def norms_of(model: nn.Module, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Norms by the engine, and by the oracle."""
+    parameters = trainable(model)
+    with ENGINE.session(model, parameters, FlatClipper(1.0), "fp32") as session:
+        report = session.accumulate(batch, models.zeros(parameters))
+    assert report.norms is not None
+    _, truth = oracle.clipped_sum(oracle.per_example_gradients(model, parameters, batch), 1.0)
+    return report.norms, truth
+
+
+# -- row 7: parameters used more than once ------------------------------------------------------------------------
+
+
+def test_tied_and_reused_parameters_have_the_norm_of_their_sum() -> None:
+    torch.manual_seed(0)
+    found, truth = norms_of(Reusing(), example_batch())
+    torch.testing.assert_close(found, truth, rtol=1e-5, atol=0)
+
+
+def test_planted_norm_of_each_use_apart_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def apart(uses: list[PerExampleGradient]) -> PerExampleGradient:
+        squares = torch.stack([use.norms().square for use in uses]).sum(0)
+        merged = gradients.merge(uses).dense()
+        scale = squares.sqrt() / merged.flatten(1).double().norm(dim=1)
+        return DenseGradient(merged * scale.view(-1, *[1] * (merged.dim() - 1)).float())
+
+    monkeypatch.setattr(tape, "merge", apart)
+    torch.manual_seed(0)
+    found, truth = norms_of(Reusing(), example_batch())
+    assert ((found - truth).abs() / truth).max() > 1e-2
+
+
+# -- row 8: what is computed once and broadcast -------------------------------------------------------------------
+
+
+def test_recorded_batch_dimension_is_the_batch() -> None:
+    for mode in ("full", "soft-prompt", "prefix"):
+        model, parameters = models.tuned(mode)
+        with Tape(model, parameters) as recording, recording.recording(7):
+            logits = model(**models.batch().inputs).logits
+            torch.autograd.backward(logits.sum())
+            assert {gradient.batch_size for gradient in recording.gradients().values()} == {7}
+            assert recording.gradients().keys() == parameters.keys()
+
+
+def test_planted_unexpanded_positions_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tape, "batched", lambda self, site, value: value)
+    with pytest.raises((AssertionError, RuntimeError)):
+        norms_of(Reusing(), example_batch())
+
+
+def test_planted_repeated_prompt_is_caught() -> None:
+    """PEFT's own soft prompt looks up one prompt and repeats it: expanding it first cannot fit, and says so."""
+    model = models.tiny_bert()
+    config = prompt_config(model, TuningSpec(mode="soft-prompt", num_prepend_tokens=4))
+    applied = peft.PeftModelForSequenceClassification(model, config).eval()
+    parameters = {name: p for name, p in applied.named_parameters() if p.requires_grad}
+    with ENGINE.session(applied, parameters, FlatClipper(1.0), "fp32") as session, pytest.raises(RuntimeError):
+        session.accumulate(models.batch(), models.zeros(parameters))
+
+
+def test_a_layer_that_is_not_per_example_is_refused() -> None:
+    class Flattened(Reusing):
+        def forward(self, input_ids: torch.Tensor) -> Output:
+            hidden = self.words(input_ids).flatten(0, 1)
+            return Output(self.head(self.scores(self.shared(hidden))).view(*input_ids.shape, 3).mean(1))
+
+    model = Flattened()
+    parameters = {"shared.weight": model.shared.weight}
+    with (
+        ENGINE.session(model, parameters, FlatClipper(1.0), "fp32") as session,
+        pytest.raises(UnsupportedLayerError, match="'shared' works on shape"),
+    ):
+        session.accumulate(example_batch(), models.zeros(parameters))
+
+
+# -- row 9: examples that are coupled -------------------------------------------------------------------------------
+
+
+def test_batch_normalisation_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    with pytest.raises(PrivacyError, match="mixes the examples"):
+        Tape(model, {"0.weight": model[0].weight})
+
+
+def test_planted_loss_coupling_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits centred over the batch: the preflight's one-by-one truth cannot agree."""
+
+    class Coupled(Reusing):
+        def forward(self, input_ids: torch.Tensor) -> Output:
+            logits = super().forward(input_ids).logits
+            return Output(logits - 0.9 * logits.mean(0, keepdim=True))
+
+    model = Coupled()
+    with pytest.raises(PrivacyError, match="not exact on Coupled"):
+        check_engine(ENGINE, model, trainable(model), example_batch())
+
+
+# -- row 10: a parameter without a rule ------------------------------------------------------------------------------
+
+
+class Scaled(Reusing):
+    """A bare parameter that belongs to no layer with a rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(3))
+
+    def forward(self, input_ids: torch.Tensor) -> Output:
+        return Output(super().forward(input_ids).logits * self.temperature)
+
+
+def test_a_parameter_without_a_rule_is_refused_by_name() -> None:
+    model = Scaled()
+    with pytest.raises(UnsupportedLayerError, match=r"temperature \(Scaled\)") as caught:
+        Tape(model, trainable(model))
+    assert caught.value.exit_code == 4
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_refused() -> None:
+    class Doubling(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    model = Reusing()
+    model.shared = Doubling(6, 6)
+    with pytest.raises(UnsupportedLayerError, match="shared.weight"):
+        Tape(model, trainable(model))
+
+
+def test_a_parameter_tied_into_a_layer_without_a_rule_is_refused() -> None:
+    model = Scaled()
+    model.temperature = model.head.bias
+    with pytest.raises(UnsupportedLayerError, match="temperature"):
+        Tape(model, {"head.bias": model.head.bias})
+
+
+def test_frozen_parameters_need_no_rule() -> None:
+    model = Scaled()
+    parameters = {name: p for name, p in model.named_parameters() if name != "temperature"}
+    model.temperature.requires_grad_(False)
+    check_engine(ENGINE, model, parameters, example_batch())
+
+
+def test_planted_weight_read_past_its_layer_fails_the_preflight() -> None:
+    class Peeking(Reusing):
+        def forward(self, input_ids: torch.Tensor) -> Output:
+            logits = super().forward(input_ids).logits
+            return Output(logits + F.linear(logits, self.head.weight[:, :3]))
+
+    torch.manual_seed(0)
+    model = Peeking()
+    with pytest.raises(PrivacyError, match="not exact on Peeking"):
+        check_engine(ENGINE, model, trainable(model), example_batch())
+
+
+def test_an_unreachable_parameter_is_refused_by_name() -> None:
+    model = Reusing()
+    model.add_module("idle", nn.Linear(2, 2))
+    with pytest.raises(ModelError, match=r"idle\.weight, idle\.bias"):
+        check_reachable(model, trainable(model), example_batch())
+
+
+def test_raw_gradients_cannot_leak_to_the_optimizer() -> None:
+    """While recording, backward leaves no ``.grad`` on any trainable parameter."""
+    model, parameters = models.tuned("full")
+    with ENGINE.session(model, parameters, FlatClipper(1.0), "fp32") as session:
+        session.accumulate(models.batch(), models.zeros(parameters))
+        assert all(p.grad is None and not p.requires_grad for p in parameters.values())
+
+
+def test_recording_needs_an_attached_tape() -> None:
+    model = Reusing()
+    detached: Any = Tape(model, trainable(model))
+    with pytest.raises(PrivacyError, match="only while it is attached"), detached.recording(2):
+        pass
+
+
+def test_a_model_that_ignores_what_trains_is_refused() -> None:
+    model = Reusing()
+    model.add_module("idle", nn.Linear(2, 2))
+    with (
+        ENGINE.session(model, {"idle.weight": model.idle.weight}, FlatClipper(1.0), "fp32") as session,
+        pytest.raises(PrivacyError, match="no trainable parameter"),
+    ):
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        session.accumulate(example_batch(), {})
