@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
+from safetensors.torch import load_file, save_file
 
 from dpft.spec import TuningSpec
 from dpft.tuning.adapters import load_peft, lora_config, save_peft, wrap
@@ -44,12 +45,19 @@ class CombinedAdapters(Mode):
         return outer
 
     def save(self, model: Any, directory: Path) -> None:
-        """Two adapter folders."""
+        """Two adapter folders; the head is in the outer one alone."""
         for part, adapter in zip(self.parts, (model.dpft_inner, model), strict=True):
             (directory / part).mkdir(mode=0o700, exist_ok=True)
             save_peft(adapter, directory / part)
+        _keep_lora(directory / self.parts[0] / "adapter_model.safetensors")
 
     def load(self, model: Any, directory: Path) -> Any:
         """Plain PEFT, in the order of ``parts``."""
         inner, outer = self.parts
         return load_peft(load_peft(model, directory / inner).get_base_model(), directory / outer)
+
+
+def _keep_lora(path: Path) -> None:
+    """Leave out the head, which PEFT finds in the modules that both adapters share, and saves with both."""
+    tensors = {name: value for name, value in load_file(path).items() if ".lora_" in name}
+    save_file(tensors, path, metadata={"format": "pt"})

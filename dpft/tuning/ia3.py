@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import peft
+from peft.utils import ModulesToSaveWrapper
 
 from dpft.spec import TuningSpec
 from dpft.tuning.adapters import last_components
@@ -30,7 +31,19 @@ class IA3(SingleAdapter):
 
     def merge(self, model: Any) -> Any:
         """Multiply each scale into its weight."""
+        _unwrap_head(model.get_base_model())
         return model.merge_and_unload()
+
+
+def _unwrap_head(model: Any) -> None:
+    """Put the trained head in its place; PEFT's IA³ does so for single layers only, and fails on a pooler."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            parent, _, child = name.rpartition(".")
+            trained = module.unload_and_optionally_merge_module(
+                merge=True, safe_merge=False, adapter_names=None
+            )
+            setattr(model.get_submodule(parent), child, trained)
 
 
 MODE = IA3()
