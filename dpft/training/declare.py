@@ -12,6 +12,7 @@ from torch import nn
 from dpft import __version__
 from dpft.accounting.calibrate import guarantee
 from dpft.accounting.event import MechanismEvent
+from dpft.accounting.pld import PLD
 from dpft.data.prepare import PreparedData
 from dpft.privacy.plan import OrdinaryPlan, PrivatePlan
 from dpft.runs.manifest import Manifest
@@ -61,7 +62,7 @@ def example_in_words(data: PreparedData) -> str:
 
 def safe_epsilon(event: MechanismEvent, delta: float) -> float:
     """ε of ``event`` as it is claimed; 0 where nothing was released."""
-    return guarantee([event], delta).epsilon if event.steps else 0.0
+    return PLD.epsilon([event], delta) if event.steps else 0.0
 
 
 def declare(
