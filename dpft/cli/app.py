@@ -1,0 +1,163 @@
+"""The front door: commands, and the one place where errors are caught."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from dpft import __version__
+from dpft.cli import env, export, prepare, train
+from dpft.cli import eval as evaluation
+from dpft.cli import list as listing
+from dpft.errors import DpftError, InterruptedRunError, UsageError
+
+__all__ = ["app", "main"]
+
+# Typer ≥ 0.26 carries its own Click, older ones import it: either way this is the base of bad usage.
+_BadUsage: Any = typer.BadParameter.__base__
+
+
+class _Commands(TyperGroup):
+    """Turns Ctrl-C outside a run's own handling into an error like any other, before Typer swallows it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise InterruptedRunError("interrupted") from None
+
+
+app = typer.Typer(
+    name="dpft",
+    cls=_Commands,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+app.command("prepare", epilog=prepare.EXAMPLE)(prepare.prepare)
+app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("eval", epilog=evaluation.EXAMPLE)(evaluation.evaluate)
+app.command("list", epilog=listing.EXAMPLE)(listing.list_runs)
+app.command("export", epilog=export.EXAMPLE)(export.export)
+app.command("env", epilog=env.EXAMPLE)(env.env)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dpft {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog="Begin with: [cyan]dpft train -d demo -m builtin:minilm[/cyan]",
+)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", metavar="", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Fine-tune transformers on private text, and prove what it cost in privacy."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; None for the process's own.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 usage, 3 not found or ambiguous, 4 privacy refused, 5 locked,
+        130 interrupted.
+    """
+    if arguments is None and not sys.warnoptions and not _debugging():
+        warnings.simplefilter(
+            "ignore"
+        )  # what libraries tell their callers is nothing to the user of a command
+    given = [*(sys.argv[1:] if arguments is None else arguments)]
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # an "ε" must not end a run
+    try:
+        code = _guarded(given)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has gone: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _debugging() -> bool:
+    return os.environ.get("DPFT_DEBUG", "") not in ("", "0")
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Call the command, and report whatever goes wrong as one error."""
+    as_json = "--json" in arguments
+    try:
+        code = get_command(app).main(args=arguments, prog_name="dpft", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except DpftError as error:
+        return _report(error, type(error).__name__, as_json)
+    except _BadUsage as error:
+        return _report(_usage_error(error), UsageError.__name__, as_json)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _report(_internal(error), "InternalError", as_json)
+
+
+def _usage_error(error: Any) -> UsageError:
+    """Typer's complaint as one of ours: the option, the value, the rule, and where a bad value came from."""
+    from pydantic import ValidationError
+
+    from dpft.cli.request import in_words
+
+    context, parameter = error.ctx, getattr(error, "param", None)
+    message = error.format_message().strip().removesuffix(".")
+    hint = f"see '{context.command_path if context is not None else 'dpft'} --help'"
+    if context is not None and parameter is not None:
+        if isinstance(error.__cause__, ValidationError):
+            message = in_words(parameter.opts[0], error.__cause__)
+        source = context.get_parameter_source(parameter.name)
+        if source is not None and source.name == "DEFAULT_MAP":
+            hint = f"it is set in {context.params.get('config')}; {hint}"
+        elif source is not None and source.name == "ENVIRONMENT":
+            hint = f"it is set by the variable {parameter.envvar}; {hint}"
+    return UsageError(message[:1].lower() + message[1:], hint=hint)
+
+
+def _internal(error: Exception) -> DpftError:
+    """Only the type: a foreign error's text may quote private rows."""
+    found = DpftError(
+        f"internal error: {type(error).__name__}", hint="DPFT_DEBUG=1 shows where; please report it"
+    )
+    found.__cause__ = error
+    return found
+
+
+def _report(error: DpftError, kind: str, as_json: bool) -> int:
+    from dpft.cli import render
+
+    if _debugging():
+        render.traceback(error)
+    render.error(kind, error.message, error.hint, error.exit_code, as_json=as_json)
+    return error.exit_code

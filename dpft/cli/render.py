@@ -1,0 +1,431 @@
+"""The one place that prints: results on stdout; progress, warnings and errors on stderr.
+
+Consoles are made for each call, from what the streams are then. On a terminal there are colours and panels;
+elsewhere, or with ``NO_COLOR``, plain text without escape codes, as wide as it needs to be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback as tracebacks
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from dpft.runs.statement import round_up_delta, round_up_epsilon
+
+if TYPE_CHECKING:
+    from dpft.data.prepare import PreparedData
+    from dpft.export import ExportReport
+    from dpft.runs.record import RunRecord
+    from dpft.training.evaluation import Evaluation
+    from dpft.training.observer import RunFacts
+
+__all__ = [
+    "age",
+    "document",
+    "duration",
+    "environment",
+    "error",
+    "evaluation",
+    "exported",
+    "ids",
+    "plans",
+    "prepared",
+    "privacy",
+    "runs",
+    "score",
+    "stderr",
+    "stdout",
+    "summary",
+    "summary_table",
+    "traceback",
+    "warning",
+]
+
+_PANEL_WIDTH = 100
+_ANY_WIDTH = 10_000
+_STATUS_STYLES = {
+    "completed": "green",
+    "running": "cyan",
+    "interrupted": "yellow",
+    "failed": "red",
+    "crashed": "red",
+    "planned": "cyan",
+}
+_NONE = "—"
+_UNKNOWN = "?"
+_LESS_IMPORTANT = ("data", "mode", "age", "σ")  # columns of the list, left out where there is no room
+
+
+def stdout() -> Console:
+    """The console for results."""
+    return _console(sys.stdout)
+
+
+def stderr() -> Console:
+    """The console for progress, warnings and errors."""
+    return _console(sys.stderr)
+
+
+def _console(stream: IO[str]) -> Console:
+    """What a stream deserves; ``FORCE_COLOR`` alone would make Rich think that any stream is a terminal."""
+    terminal = stream.isatty()
+    plain = not terminal or bool(os.environ.get("NO_COLOR"))
+    return Console(
+        file=stream,
+        force_terminal=terminal,
+        force_interactive=terminal,
+        color_system=None if plain else "auto",
+        width=None if terminal else _ANY_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def document(value: Any) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def ids(values: Iterable[str]) -> None:
+    """Print one a line."""
+    sys.stdout.writelines(f"{value}\n" for value in values)
+
+
+def error(kind: str, message: str, hint: str, exit_code: int, *, as_json: bool) -> None:
+    """Print an error: one line and a hint on stderr, or a JSON document on stdout."""
+    message, hint = _one_line(message), _one_line(hint)
+    if as_json:
+        document({"error": {"type": kind, "message": message, "hint": hint, "exit_code": exit_code}})
+        return
+    console = stderr()
+    console.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    if hint:
+        console.print(Text.assemble(("hint: ", "bold cyan"), hint), soft_wrap=True)
+
+
+def warning(message: str) -> None:
+    """Print a warning on stderr."""
+    stderr().print(Text.assemble(("warning: ", "bold yellow"), _one_line(message)), soft_wrap=True)
+
+
+def traceback(problem: BaseException) -> None:
+    """Print where an error came from, without any local variable: they hold private text."""
+    sys.stderr.write("".join(tracebacks.format_exception(problem)))
+
+
+def prepared(datasets: Sequence[PreparedData]) -> None:
+    """Rows, truncation and cache entry of each dataset."""
+    table = _table("dataset", "split", ">rows", ">truncated")
+    for data in datasets:
+        for position, (name, split) in enumerate(data.splits.items()):
+            share = f"{split.truncated:,} ({split.truncated / split.rows:.1%})" if split.truncated else "0"
+            table.add_row(data.task.name if position == 0 else "", name, f"{split.rows:,}", share)
+    console = stdout()
+    _plainly(console, table)
+    console.print()
+    for data in datasets:
+        how = "found in the cache" if data.cached else "new in the cache"
+        console.print(Text.assemble((data.task.name, "bold"), f": at most {data.max_length} tokens, {how}"))
+        console.print(Text(f"  {data.cache_key}", "dim"))
+
+
+def plans(facts: Sequence[RunFacts]) -> None:
+    """What would run."""
+    console = stdout()
+    for fact in facts:
+        rows: list[tuple[str, RenderableType]] = [
+            ("model", fact.model),
+            ("trains", f"{fact.trainable_parameters:,} of {fact.all_parameters:,} parameters"),
+            ("data", f"{fact.examples:,} examples"),
+            (
+                "steps",
+                f"{fact.steps:,} of {fact.expected_batch_size:,} examples"
+                + (" (expected)" if fact.private else ""),
+            ),
+            ("learning rate", f"{fact.learning_rate:g}"),
+        ]
+        if fact.private:
+            rows += [
+                ("noise", f"σ {fact.noise_multiplier:.4f}, clipping norm C {fact.max_grad_norm:g}"),
+                ("sample rate", f"q {fact.sample_rate:.6g}"),
+            ]
+        rows.append(("privacy", privacy(fact.private, fact.planned_epsilon, fact.delta)))
+        title = Text.assemble((fact.dataset, "bold"), f" · {fact.finetune_mode} · ", ("planned", "cyan"))
+        _panel(console, title, rows)
+    console.print(Text("Nothing was trained.", "dim"))
+
+
+def summary(record: RunRecord) -> None:
+    """How a run ended, and what to do next."""
+    console = stdout()
+    rows: list[tuple[str, RenderableType]] = [*_scores(record.metrics, record.baselines)]
+    if not rows:
+        rows.append(("accuracy", Text("not scored: it ended before its first epoch did", "yellow")))
+    rows.append(("privacy", privacy(record.private, record.epsilon, record.delta, record.steps)))
+    if record.noise_multiplier is not None and record.sample_rate is not None:
+        rows.append(("noise", f"σ {record.noise_multiplier:.4f}, sample rate q {record.sample_rate:.6g}"))
+    rows.append(("steps", f"{record.steps:,} of {record.steps_planned or 0:,} in {duration(record.seconds)}"))
+    if record.trainable_parameters is not None:
+        rows.append(("trained", f"{record.trainable_parameters:,} parameters"))
+    rows.append(("run", f"{record.run_id[:8]}, in {record.run_dir}"))
+    if record.steps:
+        rows.append(("next", Text(f"dpft eval {record.name}\ndpft export {record.name}", "cyan")))
+    title = Text.assemble(
+        (record.name, "bold"), f" · {record.dataset} · {record.finetune_mode} · ", _status(record)
+    )
+    _panel(console, title, rows)
+
+
+def summary_table(records: Sequence[RunRecord]) -> None:
+    """Several runs side by side."""
+    table = _table("run", "dataset", ">accuracy", ">majority", ">ε", "status")
+    for record in records:
+        table.add_row(
+            Text(record.name, "bold"),
+            record.dataset,
+            score(record.metrics.get("accuracy")),
+            score(record.baselines.get("majority")),
+            _epsilon_cell(record),
+            _status(record),
+        )
+    _plainly(stdout(), table)
+
+
+def evaluation(name: str, where: str, found: Evaluation) -> None:
+    """Scores, and what a constant answer would get."""
+    rows = _scores(
+        found.metrics,
+        {"majority": found.majority},
+        interval=found.confidence_interval,
+        collapsed=found.collapsed,
+    )
+    rows.append(("rows", f"{found.rows:,}"))
+    _panel(stdout(), Text.assemble((name, "bold"), f" on {where}"), rows)
+
+
+def exported(report: ExportReport, name: str) -> None:
+    """What was written, and how exactly it computes what the run computes."""
+    rows: list[tuple[str, RenderableType]] = [
+        ("path", str(report.path)),
+        ("files", "\n".join(f"{entry.name}  {_bytes(entry.size)}" for entry in report.files)),
+        ("checked", f"loaded afresh: logits differ by at most {report.max_logit_difference:.3g}"),
+    ]
+    _panel(stdout(), Text.assemble((name, "bold"), f" · exported as {report.format}"), rows)
+
+
+def environment(places: Mapping[str, str], versions: Mapping[str, str]) -> None:
+    """Where things are kept, and what is installed."""
+    console = stdout()
+    for name, place in places.items():
+        console.print(f"{name}={place}", soft_wrap=True)
+    console.print()
+    grid = Table.grid(padding=(0, 2))
+    for name, version in versions.items():
+        grid.add_row(name, version)
+    _plainly(console, grid)
+
+
+def runs(records: Sequence[RunRecord], *, hidden: int = 0, stored: int = 0) -> None:
+    """The list of runs, as many columns as fit.
+
+    Args:
+        records: newest first.
+        hidden: how many more there are.
+        stored: how many runs there are in all, whatever was asked for.
+    """
+    console = stdout()
+    if not records:
+        note = (
+            "no run is like that: see 'dpft list --all'"
+            if stored
+            else "no runs yet: begin with 'dpft train -d demo'"
+        )
+        console.print(Text(note, "dim"))
+        return
+    now = datetime.now(UTC)
+    cells = {
+        "id": [Text(record.run_id[:8], "cyan") for record in records],
+        "name": [Text(record.name, "bold") for record in records],
+        "data": [Text(record.dataset) for record in records],
+        "mode": [Text(record.finetune_mode) for record in records],
+        "ε": [_epsilon_cell(record) for record in records],
+        "σ": [Text(_NONE if r.noise_multiplier is None else f"{r.noise_multiplier:.3g}") for r in records],
+        "accuracy": [Text(score(record.metrics.get("accuracy"))) for record in records],
+        "status": [_status(record) for record in records],
+        "age": [Text(age(record.created, now), "dim") for record in records],
+    }
+    widths = {head: 1 + max(len(head), *(text.cell_len for text in cells[head])) for head in cells}
+    room = console.width + 1 - sum(widths[head] for head in cells if head not in _LESS_IMPORTANT)
+    for head in _LESS_IMPORTANT:
+        if widths[head] <= room:
+            room -= widths[head]
+        else:
+            del cells[head]
+    numbers = ("ε", "σ", "accuracy", "age")
+    table = _table(*(f">{head}" if head in numbers else head for head in cells), gap=1)
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*row)
+    _plainly(console, table)
+    if any(not record.private for record in records):
+        console.print(Text(f"ε {_NONE} is a run without privacy", "dim"))
+    if any(record.private and record.epsilon is None for record in records):
+        console.print(Text(f"ε {_UNKNOWN} is a private run of which nothing can be claimed (yet)", "dim"))
+    if hidden:
+        console.print(
+            Text(f"{hidden:,} older {'run' if hidden == 1 else 'runs'} not shown: dpft list --all", "dim")
+        )
+
+
+def privacy(private: bool, epsilon: float | None, delta: float | None, steps: int | None = None) -> Text:
+    """The guarantee in a few words; ε and δ are rounded up, never down."""
+    if not private:
+        return Text("none: trained without differential privacy", "yellow")
+    if steps == 0:
+        return Text("nothing was released: no step was taken")
+    if epsilon is None or delta is None:
+        return Text("no valid (ε, δ) claimed", "red")
+    return Text.assemble(
+        ("ε ≤ ", ""), (round_up_epsilon(epsilon), "bold"), f" at δ ≤ {round_up_delta(delta)}"
+    )
+
+
+def score(value: float | None) -> str:
+    """A metric with 4 decimals.
+
+    >>> score(0.81234), score(None)
+    ('0.8123', '—')
+    """
+    return _NONE if value is None else f"{value:.4f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time span for people.
+
+    >>> [duration(value) for value in (0.84, 59.7, 133, 3900, None)]
+    ['0.8 s', '1 min 00 s', '2 min 13 s', '1 h 05 min', '—']
+    """
+    if seconds is None:
+        return _NONE
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def age(created: str, now: datetime) -> str:
+    """How long ago, in one unit.
+
+    >>> age("2026-01-01T12:00:00.000000Z", datetime(2026, 1, 3, 11, tzinfo=UTC))
+    '47h'
+    """
+    seconds = max(0.0, (now - datetime.fromisoformat(created)).total_seconds())
+    for unit, length, most in (("s", 1, 60), ("m", 60, 60), ("h", 3600, 48)):
+        if seconds < length * most:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds // 86400)}d"
+
+
+def _scores(
+    metrics: Mapping[str, float | None],
+    baselines: Mapping[str, float | None],
+    *,
+    interval: tuple[float, float] | None = None,
+    collapsed: bool = False,
+) -> list[tuple[str, RenderableType]]:
+    rows: list[tuple[str, RenderableType]] = []
+    majority = baselines.get("majority")
+    for name, value in metrics.items():
+        text = Text(score(value), "bold")
+        if name == "accuracy" and interval is not None:
+            text.append(f"  (95% interval {interval[0]:.4f} to {interval[1]:.4f})", "not bold")
+        rows.append((name, text))
+    if metrics and majority is not None:
+        rows.append(("majority", f"{majority:.4f}  (always answering the most frequent label)"))
+    accuracy = metrics.get("accuracy")
+    if collapsed:
+        rows.append(
+            ("warning", Text("every answer is the same label: the model has learnt nothing", "bold yellow"))
+        )
+    elif accuracy is not None and majority is not None and not accuracy > majority:
+        rows.append(("warning", Text("not better than always giving the most frequent label", "bold yellow")))
+    elif interval is not None and majority is not None and not interval[0] > majority:
+        rows.append(
+            ("warning", Text("not clearly better than always giving the most frequent label", "yellow"))
+        )
+    return rows
+
+
+def _epsilon_cell(record: RunRecord) -> Text:
+    if not record.private:
+        return Text(_NONE, "yellow")
+    return Text(_UNKNOWN if record.epsilon is None else round_up_epsilon(record.epsilon))
+
+
+def _status(record: RunRecord) -> Text:
+    return Text(record.status, _STATUS_STYLES[record.status])
+
+
+def _panel(console: Console, title: Text, rows: Iterable[tuple[str, RenderableType]]) -> None:
+    """Labelled lines: in a frame on a terminal, indented elsewhere."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        grid.add_row(label if console.is_terminal else f"  {label}", value)
+    if console.is_terminal:
+        width = min(console.width, _PANEL_WIDTH)
+        console.print(Panel(grid, title=title, title_align="left", border_style="dim", width=width))
+    else:
+        console.print(title)
+        _plainly(console, grid)
+
+
+def _plainly(console: Console, table: Table) -> None:
+    """Print a table; off a terminal without the blanks that fill its cells."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    console.file.writelines(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+
+
+def _table(*heads: str, gap: int = 2) -> Table:
+    """A table without rules; a head that begins with ``>`` is of a column of numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for head in heads:
+        table.add_column(
+            head.removeprefix(">"), justify="right" if head.startswith(">") else "left", no_wrap=True
+        )
+    return table
+
+
+def _bytes(size: int) -> str:
+    """A file's size for people.
+
+    >>> [_bytes(size) for size in (812, 20_480, 17_000_000)]
+    ['812 B', '20.5 kB', '17.0 MB']
+    """
+    if size < 1000:
+        return f"{size} B"
+    return f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"
+
+
+def _one_line(text: str) -> str:
+    """Text on one line, with control characters made visible."""
+    flat = " ".join(text.splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in flat)

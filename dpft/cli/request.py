@@ -1,0 +1,270 @@
+"""From what was given on the command line, in variables and in a file, to the specs of runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+
+from dpft.cli.options import DATASETS_ARGUMENT, STATED
+from dpft.errors import NotFoundError, UsageError
+from dpft.runs.names import check_name
+from dpft.spec import DataSpec, HardwareSpec, ModelSpec, OptimisationSpec, PrivacySpec, RunSpec, TuningSpec
+from dpft.tables import MODES, TASKS
+from dpft.tuning.mode import ModeDefaults
+
+__all__ = [
+    "FIELDS",
+    "Given",
+    "chosen_datasets",
+    "data_spec",
+    "in_words",
+    "model_spec",
+    "option_name",
+    "run_specs",
+]
+
+FIELDS = {
+    "data_dir": ("data", "data_dir"),
+    "max_length": ("data", "max_length"),
+    "model_checkpoint": ("model", "checkpoint"),
+    "finetune_mode": ("tuning", "mode"),
+    "lora_r": ("tuning", "lora_r"),
+    "lora_alpha": ("tuning", "lora_alpha"),
+    "lora_dropout": ("tuning", "lora_dropout"),
+    "num_prepend_tokens": ("tuning", "num_prepend_tokens"),
+    "enable_dp": ("privacy", "enabled"),
+    "target_epsilon": ("privacy", "target_epsilon"),
+    "target_delta": ("privacy", "target_delta"),
+    "noise_multiplier": ("privacy", "noise_multiplier"),
+    "max_grad_norm": ("privacy", "max_grad_norm"),
+    "clipping": ("privacy", "clipping"),
+    "engine": ("privacy", "engine"),
+    "learning_rate": ("optimisation", "learning_rate"),
+    "epochs": ("optimisation", "epochs"),
+    "batch_size": ("optimisation", "batch_size"),
+    "seed": ("optimisation", "seed"),
+    "micro_batch_tokens": ("hardware", "micro_batch_tokens"),
+    "precision": ("hardware", "precision"),
+}
+"""Which part of a spec each option sets, and which field of it."""
+
+_PARTS: Mapping[str, Any] = {
+    "tuning": TuningSpec,
+    "privacy": PrivacySpec,
+    "optimisation": OptimisationSpec,
+    "hardware": HardwareSpec,
+}
+_LORA = ("lora_r", "lora_alpha", "lora_dropout")
+_PRIVATE_ONLY = tuple(name for name, (part, _) in FIELDS.items() if part == "privacy" and name != "enable_dp")
+_SOURCES = {"COMMANDLINE": 3, "ENVIRONMENT": 2, "DEFAULT_MAP": 1}
+_COMMAND_LINE = _SOURCES["COMMANDLINE"]
+_ANY_MODE = ModeDefaults(
+    learning_rate=1.0, learning_rate_without_privacy=1.0, max_grad_norm=1.0, num_prepend_tokens=1
+)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Options that have a value, and how strongly each was given.
+
+    Attributes:
+        values: by parameter name; what was not given is absent.
+        strength: 3 for the command line, 2 for a variable, 1 for a config file.
+    """
+
+    values: Mapping[str, Any]
+    strength: Mapping[str, int]
+
+    @classmethod
+    def of(cls, context: typer.Context) -> Given:
+        """What a command was called with."""
+        strength = {}
+        for name in context.params:
+            source = context.get_parameter_source(name)
+            strength[name] = _SOURCES.get(source.name, 0) if source is not None else 0
+        values = {
+            name: value
+            for name, value in context.params.items()
+            if strength[name] and value is not None and value not in ((), [])
+        }
+        return cls(values, strength)
+
+    def without(self, *names: str) -> Given:
+        """The same, less some options."""
+        return Given({name: value for name, value in self.values.items() if name not in names}, self.strength)
+
+
+def option_name(parameter: str) -> str:
+    """``--batch-size`` of ``batch_size``.
+
+    >>> option_name("batch_size")
+    '--batch-size'
+    """
+    return "--" + parameter.replace("_", "-")
+
+
+def in_words(option: str, error: ValidationError) -> str:
+    """The first of a validation's problems in one line: the option, the value, the rule."""
+    problem = error.errors()[0]
+    rule = problem["msg"].partition(", unable")[0].replace("Input should be", "it must be")
+    return f"{option} is {problem['input']!r}: {rule}"
+
+
+def chosen_datasets(given: Given) -> tuple[str, ...]:
+    """The datasets, in the order given, each once.
+
+    Positions and ``--datasets`` mean the same and may be mixed, so that ``--datasets qnli qqp`` reads as it
+    should; together they outweigh a variable or a file.
+
+    Raises:
+        UsageError: none, or an unknown one.
+    """
+    positions = given.values.get(DATASETS_ARGUMENT, [])
+    options = given.values.get("datasets", [])
+    if positions and given.strength.get("datasets", 0) < _COMMAND_LINE:
+        options = []
+    names = dict.fromkeys(
+        name.strip() for text in (*options, *positions) for name in text.split(",") if name.strip()
+    )
+    if not names:
+        raise UsageError("no dataset given", hint=f"give -d with one or more of: {', '.join(TASKS.names())}")
+    return tuple(TASKS.check(name) for name in names)
+
+
+def data_spec(dataset: str, data_dir: Path | str | None, max_length: int | None) -> DataSpec:
+    """Which examples; a folder is made absolute, so that the run finds it again from elsewhere.
+
+    Raises:
+        NotFoundError: there is no such folder.
+        UsageError: an unknown dataset, or a length out of range.
+    """
+    fields: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
+    if data_dir is not None:
+        folder = Path(data_dir).expanduser().absolute()
+        if not folder.is_dir():
+            raise NotFoundError(
+                f"no folder {str(data_dir)!r}",
+                hint="--data-dir takes a folder in the GLUE layout, with SST-2/train.tsv …",
+            )
+        fields["data_dir"] = str(folder)
+    with _by_option_name():
+        return DataSpec(dataset=dataset, **fields)
+
+
+def model_spec(checkpoint: str | None) -> ModelSpec:
+    """``--model-checkpoint``; a folder is made absolute."""
+    if checkpoint is None:
+        return ModelSpec()
+    folder = Path(checkpoint).expanduser()
+    return ModelSpec(checkpoint=str(folder.absolute()) if folder.is_dir() else checkpoint)
+
+
+def run_specs(given: Given, before_imports: Callable[[], object] = lambda: None) -> list[RunSpec]:
+    """One spec per dataset.
+
+    Whatever can be refused without importing a machine learning library is refused first.
+
+    Args:
+        given: options of ``train``.
+        before_imports: called when it is those libraries' turn, which takes seconds.
+
+    Raises:
+        UsageError: a value out of range, or options that contradict each other.
+        NotFoundError: a folder that does not exist.
+    """
+    datasets = chosen_datasets(given)
+    given = _settle_privacy(given)
+    mode = MODES.check(given.values.get("finetune_mode", STATED["finetune_mode"]))
+    unused = [option_name(name) for name in _LORA if name in given.values and "lora" not in mode.split("+")]
+    if unused:
+        raise UsageError(
+            f"{unused[0]} has no effect with --finetune-mode {mode}",
+            hint=f"leave it out, or choose one of: {', '.join(name for name in MODES if 'lora' in name)}",
+        )
+    _build(given, datasets, mode, _ANY_MODE)
+    before_imports()
+    defaults: ModeDefaults = MODES.get(mode).defaults
+    if "num_prepend_tokens" in given.values and defaults.num_prepend_tokens is None:
+        raise UsageError(
+            f"--num-prepend-tokens has no effect with --finetune-mode {mode}",
+            hint="leave it out, or choose a soft-prompt or prefix mode",
+        )
+    return _build(given, datasets, mode, defaults)
+
+
+def _settle_privacy(given: Given) -> Given:
+    """Resolve options that exclude each other: what was given more strongly wins, equals are an error."""
+    if given.values.get("enable_dp") is False:
+        off = given.strength["enable_dp"]
+        for name in _PRIVATE_ONLY:
+            if name in given.values and given.strength[name] >= off:
+                raise UsageError(
+                    f"{option_name(name)} has no effect with --no-dp", hint="leave out one of the two"
+                )
+        return given.without(*_PRIVATE_ONLY)
+    pair = [name for name in ("target_epsilon", "noise_multiplier") if name in given.values]
+    if len(pair) == 2:
+        first, second = sorted(pair, key=lambda name: given.strength[name])
+        if given.strength[first] == given.strength[second]:
+            raise UsageError(
+                "--target-epsilon and --noise-multiplier exclude each other",
+                hint="give a target to have the noise chosen, or the noise to have ε computed",
+            )
+        return given.without(first)
+    return given
+
+
+def _build(given: Given, datasets: Sequence[str], mode: str, defaults: ModeDefaults) -> list[RunSpec]:
+    values = given.values
+    fields: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
+    for option, (part, field) in FIELDS.items():
+        if option in values and part in fields:
+            fields[part][field] = values[option]
+    fields["tuning"]["mode"] = mode
+    fields["tuning"].setdefault("num_prepend_tokens", defaults.num_prepend_tokens)
+    private = fields["privacy"].get("enabled", True)
+    fields["privacy"].setdefault("max_grad_norm", defaults.max_grad_norm)
+    if "noise_multiplier" in fields["privacy"]:
+        fields["privacy"]["target_epsilon"] = None
+    fields["optimisation"].setdefault(
+        "learning_rate", defaults.learning_rate if private else defaults.learning_rate_without_privacy
+    )
+    with _by_option_name():
+        parts = {part: _PARTS[part](**fields[part]) for part in _PARTS}
+    return [
+        RunSpec(
+            name=_run_name(values.get("name"), dataset, alone=len(datasets) == 1),
+            tags=tuple(values.get("tags", ())),
+            note=values.get("note", ""),
+            data=data_spec(dataset, values.get("data_dir"), values.get("max_length")),
+            model=model_spec(values.get("model_checkpoint")),
+            **parts,
+        )
+        for dataset in datasets
+    ]
+
+
+def _run_name(name: str | None, dataset: str, *, alone: bool) -> str | None:
+    return name if name is None else check_name(name if alone else f"{name}-{dataset}")
+
+
+@contextlib.contextmanager
+def _by_option_name() -> Iterator[None]:
+    """Turn a spec's refusal into one line that names the option.
+
+    Raises:
+        UsageError: the first of the refusals.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][-1])
+        option = next((option for option, (_, name) in FIELDS.items() if name == field), field)
+        message = in_words(option_name(option), error)
+        raise UsageError(message, hint="see 'dpft train --help'") from None  # its text has several lines

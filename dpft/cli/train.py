@@ -1,0 +1,155 @@
+"""``dpft train``: fine-tune, one run per dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from dpft.cli import options
+from dpft.errors import DpftError, InterruptedRunError
+
+if TYPE_CHECKING:
+    from dpft.runs.record import RunRecord
+    from dpft.spec import RunSpec
+    from dpft.training.observer import RunFacts
+
+__all__ = ["EXAMPLE", "train"]
+
+EXAMPLE = (
+    "Example: [cyan]dpft train --datasets qnli qqp --finetune-mode ia3 --enable-dp --target-epsilon 8.0 "
+    "--max-grad-norm 0.1[/cyan]"
+)
+
+
+def train(
+    context: typer.Context,
+    dataset_arguments: options.DatasetArguments = None,
+    datasets: options.DatasetOptions = None,
+    data_dir: options.DataDir = None,
+    model_checkpoint: options.ModelCheckpoint = None,
+    max_length: options.MaxLength = None,
+    finetune_mode: options.FinetuneMode = None,
+    learning_rate: options.LearningRate = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    lora_r: options.LoraR = None,
+    lora_alpha: options.LoraAlpha = None,
+    lora_dropout: options.LoraDropout = None,
+    num_prepend_tokens: options.NumPrependTokens = None,
+    seed: options.Seed = None,
+    enable_dp: options.EnableDp = None,
+    target_epsilon: options.TargetEpsilon = None,
+    target_delta: options.TargetDelta = None,
+    noise_multiplier: options.NoiseMultiplier = None,
+    max_grad_norm: options.MaxGradNorm = None,
+    clipping: options.Clipping = None,
+    engine: options.Engine = None,
+    micro_batch_tokens: options.MicroBatchTokens = None,
+    precision: options.Precision = None,
+    name: options.Name = None,
+    tags: options.Tags = None,
+    note: options.Note = None,
+    config: options.Config = None,
+    plan: options.Plan = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Fine-tune on private text, with differential privacy: one run per dataset.
+
+    What one example can reveal is bounded by ε and δ, which the run states together with the evidence.
+    Ctrl-C stops a run early and keeps what was trained, with the ε of the steps really taken.
+    """
+    from dpft.cli import render
+    from dpft.cli.progress import TrainingView
+    from dpft.cli.request import Given, run_specs
+
+    with TrainingView(quiet=quiet) as view:
+        specs = run_specs(Given.of(context), lambda: view.working("loading libraries"))
+        from dpft.training.run import plan_run
+    if plan:
+        facts = []
+        for spec in specs:
+            with TrainingView(quiet=quiet) as view:
+                facts.append(plan_run(spec, view))
+        if as_json:
+            render.document({"runs": [_planned(fact) for fact in facts]})
+        else:
+            render.plans(facts)
+        return
+    records: list[RunRecord] = []
+    with _terminating_gently():
+        for position, spec in enumerate(specs, start=1):
+            title = f"run {position} of {len(specs)}" if len(specs) > 1 else ""
+            records.append(_run(spec, title, quiet))
+            if not as_json:
+                render.ids([records[-1].run_id]) if quiet else render.summary(records[-1])
+            if records[-1].status == "interrupted":
+                break
+    if as_json:
+        render.document({"runs": [record.to_public_json() for record in records]})
+    elif len(records) > 1 and not quiet:
+        render.summary_table(records)
+    if records[-1].status == "interrupted":
+        raise typer.Exit(InterruptedRunError.exit_code)
+
+
+def _run(spec: RunSpec, title: str, quiet: bool) -> RunRecord:
+    """Train once; an error names the dataset."""
+    from dpft.cli.progress import TrainingView
+    from dpft.training.run import train as fine_tune
+
+    with TrainingView(title, quiet=quiet) as view:
+        try:
+            return fine_tune(spec, view)
+        except DpftError as error:
+            if not title:
+                raise
+            raise type(error)(f"{spec.data.dataset} ({title}): {error.message}", hint=error.hint) from error
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"interrupted before the first step on {spec.data.dataset}", hint="nothing of it was released"
+            ) from None
+
+
+def _planned(facts: RunFacts) -> dict[str, Any]:
+    """The keys of a run that are known before it."""
+    known = {
+        "name": facts.name or None,
+        "dataset": facts.dataset,
+        "finetune_mode": facts.finetune_mode,
+        "model_checkpoint": facts.model,
+        "status": "planned",
+        "private": facts.private,
+        "epsilon": facts.planned_epsilon,
+        "delta": facts.delta,
+        "noise_multiplier": facts.noise_multiplier,
+        "sample_rate": facts.sample_rate,
+        "steps": facts.steps,
+        "trainable_parameters": facts.trainable_parameters,
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+@contextlib.contextmanager
+def _terminating_gently() -> Iterator[None]:
+    """Let SIGTERM stop a run as Ctrl-C does, and be unheard where Ctrl-C is: while a run is being saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # started in the background by a script
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if deaf or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
