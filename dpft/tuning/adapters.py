@@ -16,6 +16,7 @@ from dpft.tuning.head import head_modules
 __all__ = [
     "PerExamplePrompts",
     "adapter_config",
+    "encoder_linears",
     "last_components",
     "load_peft",
     "lora_config",
