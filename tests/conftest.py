@@ -1,4 +1,4 @@
-"""What every test stands on: no network, no files outside its folder, one thread; and a tiny model with data."""
+"""What every test stands on: no network, own folders, one thread; and a tiny model with data."""
 
 from __future__ import annotations
 

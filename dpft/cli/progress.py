@@ -10,6 +10,7 @@ from rich.status import Status
 from rich.text import Text
 
 from dpft.cli import render
+from dpft.cli.wording import duration, privacy
 from dpft.runs.statement import round_up_epsilon
 from dpft.training.observer import Observer, RunFacts
 from dpft.training.observer import Progress as Reached
@@ -84,7 +85,7 @@ class TrainingView(Observer):
             return
         self._shown = tenth
         rate = progress.step / progress.seconds if progress.seconds > 0 else 0.0
-        left = f"{render.duration((progress.steps - progress.step) / rate)} left" if rate else ""
+        left = f"{duration((progress.steps - progress.step) / rate)} left" if rate else ""
         width = len(str(progress.steps))
         parts = [
             f"step {progress.step:{width}}/{progress.steps}",
@@ -120,7 +121,7 @@ class TrainingView(Observer):
         ]
         if facts.private:
             noise = f"σ {facts.noise_multiplier:.4f}, C {facts.max_grad_norm:g}: "
-            lines.append(Text(noise) + render.privacy(True, facts.planned_epsilon, facts.delta))
+            lines.append(Text(noise) + privacy(True, facts.planned_epsilon, facts.delta))
         else:
             lines.append(Text("without differential privacy", "yellow"))
         for line in lines:

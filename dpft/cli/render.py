@@ -19,7 +19,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dpft.runs.statement import round_up_delta, round_up_epsilon
+from dpft.cli.wording import NONE, age, duration, file_size, one_line, privacy, score
+from dpft.runs.statement import round_up_epsilon
 
 if TYPE_CHECKING:
     from dpft.data.prepare import PreparedData
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
     from dpft.training.observer import RunFacts
 
 __all__ = [
-    "age",
     "document",
-    "duration",
     "environment",
     "error",
     "evaluation",
@@ -39,9 +38,7 @@ __all__ = [
     "ids",
     "plans",
     "prepared",
-    "privacy",
     "runs",
-    "score",
     "stderr",
     "stdout",
     "summary",
@@ -60,7 +57,6 @@ _STATUS_STYLES = {
     "crashed": "red",
     "planned": "cyan",
 }
-_NONE = "—"
 _UNKNOWN = "?"
 _LESS_IMPORTANT = ("data", "mode", "age", "σ")  # columns of the list, left out where there is no room
 
@@ -103,7 +99,7 @@ def ids(values: Iterable[str]) -> None:
 
 def error(kind: str, message: str, hint: str, exit_code: int, *, as_json: bool) -> None:
     """Print an error: one line and a hint on stderr, or a JSON document on stdout."""
-    message, hint = _one_line(message), _one_line(hint)
+    message, hint = one_line(message), one_line(hint)
     if as_json:
         document({"error": {"type": kind, "message": message, "hint": hint, "exit_code": exit_code}})
         return
@@ -115,7 +111,7 @@ def error(kind: str, message: str, hint: str, exit_code: int, *, as_json: bool) 
 
 def warning(message: str) -> None:
     """Print a warning on stderr."""
-    stderr().print(Text.assemble(("warning: ", "bold yellow"), _one_line(message)), soft_wrap=True)
+    stderr().print(Text.assemble(("warning: ", "bold yellow"), one_line(message)), soft_wrap=True)
 
 
 def traceback(problem: BaseException) -> None:
@@ -217,7 +213,7 @@ def exported(report: ExportReport, name: str) -> None:
     """What was written, and how exactly it computes what the run computes."""
     rows: list[tuple[str, RenderableType]] = [
         ("path", str(report.path)),
-        ("files", "\n".join(f"{entry.name}  {_bytes(entry.size)}" for entry in report.files)),
+        ("files", "\n".join(f"{entry.name}  {file_size(entry.size)}" for entry in report.files)),
         ("checked", f"loaded afresh: logits differ by at most {report.max_logit_difference:.3g}"),
     ]
     _panel(stdout(), Text.assemble((name, "bold"), f" · exported as {report.format}"), rows)
@@ -259,7 +255,7 @@ def runs(records: Sequence[RunRecord], *, hidden: int = 0, stored: int = 0) -> N
         "data": [Text(record.dataset) for record in records],
         "mode": [Text(record.finetune_mode) for record in records],
         "ε": [_epsilon_cell(record) for record in records],
-        "σ": [Text(_NONE if r.noise_multiplier is None else f"{r.noise_multiplier:.3g}") for r in records],
+        "σ": [Text(NONE if r.noise_multiplier is None else f"{r.noise_multiplier:.3g}") for r in records],
         "accuracy": [Text(score(record.metrics.get("accuracy"))) for record in records],
         "status": [_status(record) for record in records],
         "age": [Text(age(record.created, now), "dim") for record in records],
@@ -277,66 +273,13 @@ def runs(records: Sequence[RunRecord], *, hidden: int = 0, stored: int = 0) -> N
         table.add_row(*row)
     _plainly(console, table)
     if any(not record.private for record in records):
-        console.print(Text(f"ε {_NONE} is a run without privacy", "dim"))
+        console.print(Text(f"ε {NONE} is a run without privacy", "dim"))
     if any(record.private and record.epsilon is None for record in records):
         console.print(Text(f"ε {_UNKNOWN} is a private run of which nothing can be claimed (yet)", "dim"))
     if hidden:
         console.print(
             Text(f"{hidden:,} older {'run' if hidden == 1 else 'runs'} not shown: dpft list --all", "dim")
         )
-
-
-def privacy(private: bool, epsilon: float | None, delta: float | None, steps: int | None = None) -> Text:
-    """The guarantee in a few words; ε and δ are rounded up, never down."""
-    if not private:
-        return Text("none: trained without differential privacy", "yellow")
-    if steps == 0:
-        return Text("nothing was released: no step was taken")
-    if epsilon is None or delta is None:
-        return Text("no valid (ε, δ) claimed", "red")
-    return Text.assemble(
-        ("ε ≤ ", ""), (round_up_epsilon(epsilon), "bold"), f" at δ ≤ {round_up_delta(delta)}"
-    )
-
-
-def score(value: float | None) -> str:
-    """A metric with 4 decimals.
-
-    >>> score(0.81234), score(None)
-    ('0.8123', '—')
-    """
-    return _NONE if value is None else f"{value:.4f}"
-
-
-def duration(seconds: float | None) -> str:
-    """A time span for people.
-
-    >>> [duration(value) for value in (0.84, 59.7, 133, 3900, None)]
-    ['0.8 s', '1 min 00 s', '2 min 13 s', '1 h 05 min', '—']
-    """
-    if seconds is None:
-        return _NONE
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def age(created: str, now: datetime) -> str:
-    """How long ago, in one unit.
-
-    >>> age("2026-01-01T12:00:00.000000Z", datetime(2026, 1, 3, 11, tzinfo=UTC))
-    '47h'
-    """
-    seconds = max(0.0, (now - datetime.fromisoformat(created)).total_seconds())
-    for unit, length, most in (("s", 1, 60), ("m", 60, 60), ("h", 3600, 48)):
-        if seconds < length * most:
-            return f"{int(seconds // length)}{unit}"
-    return f"{int(seconds // 86400)}d"
 
 
 def _scores(
@@ -371,7 +314,7 @@ def _scores(
 
 def _epsilon_cell(record: RunRecord) -> Text:
     if not record.private:
-        return Text(_NONE, "yellow")
+        return Text(NONE, "yellow")
     return Text(_UNKNOWN if record.epsilon is None else round_up_epsilon(record.epsilon))
 
 
@@ -412,20 +355,3 @@ def _table(*heads: str, gap: int = 2) -> Table:
             head.removeprefix(">"), justify="right" if head.startswith(">") else "left", no_wrap=True
         )
     return table
-
-
-def _bytes(size: int) -> str:
-    """A file's size for people.
-
-    >>> [_bytes(size) for size in (812, 20_480, 17_000_000)]
-    ['812 B', '20.5 kB', '17.0 MB']
-    """
-    if size < 1000:
-        return f"{size} B"
-    return f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"
-
-
-def _one_line(text: str) -> str:
-    """Text on one line, with control characters made visible."""
-    flat = " ".join(text.splitlines())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in flat)
