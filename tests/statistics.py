@@ -16,7 +16,7 @@ ALPHA = 1e-4
 
 
 def batch_size_p_value(draws: Sequence[npt.NDArray[np.int64]], examples: int, rate: float) -> float:
-    """Realised batch sizes are Bin(n, q): two-sided χ² on Σ (size − nq)² / (nq(1 − q)), T degrees of freedom."""
+    """Realised batch sizes are Bin(n, q): two-sided χ² of the squared deviations, T degrees of freedom."""
     sizes = np.array([len(draw) for draw in draws], dtype=float)
     statistic = ((sizes - examples * rate) ** 2).sum() / (examples * rate * (1 - rate))
     below = stats.chi2.cdf(statistic, len(draws))

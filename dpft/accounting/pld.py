@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from dpft.accounting.accountant import check_delta, check_epsilon, compose
@@ -66,21 +67,25 @@ class PldAccountant:
             PrivacyError: mixed adjacencies; δ too small for double precision; noise too weak for any ε worth
                 stating (losses beyond 100,000 nats).
         """
-        # Imported late, as is dp_accounting with its scipy: ``dpft --help`` must not pay for them.
-        import numpy
-
         check_delta(delta)
         composed = _collapse_full_batches(compose(events))
-        if not composed:
-            return 0.0
-        safe_delta = _take_off_rounding(delta, composed)
-        library = _compose_in_library(composed, _affordable_interval(composed, self.interval))
-        with numpy.errstate(over="ignore"):  # an overflow is an infinite ε, which is refused next
-            epsilon = library.get_epsilon(safe_delta)
-        return check_epsilon(epsilon, accountant=self.name)
+        return _epsilon(composed, delta, self.interval, self.name) if composed else 0.0
 
 
 PLD: Final = PldAccountant()
+
+
+# A run asks for the same ε several times: to calibrate, to plan, and to state what was spent.
+@lru_cache(maxsize=256)
+def _epsilon(composed: tuple[MechanismEvent, ...], delta: float, interval: float, name: str) -> float:
+    # Imported late, as is dp_accounting with its scipy: ``dpft --help`` must not pay for them.
+    import numpy
+
+    safe_delta = _take_off_rounding(delta, composed)
+    library = _compose_in_library(composed, _affordable_interval(composed, interval))
+    with numpy.errstate(over="ignore"):  # an overflow is an infinite ε, which is refused next
+        epsilon = library.get_epsilon(safe_delta)
+    return check_epsilon(epsilon, accountant=name)
 
 
 def _compose_in_library(events: Sequence[MechanismEvent], interval: float) -> Library:

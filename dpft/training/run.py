@@ -120,9 +120,9 @@ class _Run:
             delta=facts.delta,
         )
         self._planned_epsilon = facts.planned_epsilon
-        self.observer.started(facts)
         before = {name: p.detach().clone() for name, p in self.assembled.parameters.items()}
         try:
+            self.observer.started(facts)
             self._fit()
         except KeyboardInterrupt:
             with _uninterrupted():

@@ -54,7 +54,7 @@ def released(made: PrivatePlan, values: Mapping[str, torch.Tensor]) -> torch.Ten
     return torch.cat([value.flatten() for value in out.values()]).double()
 
 
-# -- row 1: the sampler that is accounted for is the sampler that runs ------------------------------------------
+# -- row 1: the sampler that is accounted for is the sampler that runs
 
 
 def draws_of(sampler: Any, steps: int = 300) -> list[np.ndarray]:
@@ -90,17 +90,21 @@ def test_planted_doubled_sample_rate_is_rejected() -> None:
 
 def test_no_sampler_can_be_handed_to_a_plan() -> None:
     for maker in (PrivatePlan, make_plan):
-        assert not [name for name in inspect.signature(maker).parameters if "sampl" in name or "order" in name]
+        assert not [
+            name for name in inspect.signature(maker).parameters if "sampl" in name or "order" in name
+        ]
 
 
-# -- row 2: division by the expected batch size ----------------------------------------------------------------
+# -- row 2: division by the expected batch size
 
 
 def neighbours_differ_by_at_most(made: PrivatePlan, bound: float) -> bool:
     """σ = 0: adding one example of norm C to random sums moves the release by at most ``bound``."""
     generator = torch.Generator().manual_seed(0)
     for size in (0, 1, 5, 60):
-        base = {n: torch.randn(p.shape, generator=generator) * size * CLIP / 50 for n, p in PARAMETERS.items()}
+        base = {
+            n: torch.randn(p.shape, generator=generator) * size * CLIP / 50 for n, p in PARAMETERS.items()
+        }
         extra = {n: torch.randn(p.shape, generator=generator) for n, p in PARAMETERS.items()}
         norm = torch.cat([value.flatten() for value in extra.values()]).norm()
         more = {name: base[name] + extra[name] * (CLIP / norm) for name in base}
@@ -130,7 +134,7 @@ def test_planted_division_by_the_realised_batch_is_caught() -> None:
     )
 
 
-# -- row 3: an empty batch is a step like any other --------------------------------------------------------------
+# -- row 3: an empty batch is a step like any other
 
 
 def run_with_empty_draw(made: PrivatePlan) -> torch.Tensor:
@@ -174,7 +178,7 @@ def test_planted_skipped_empty_batch_is_caught() -> None:
     assert len(noise) == 0
 
 
-# -- row 5 and the noise itself ------------------------------------------------------------------------------------
+# -- row 5 and the noise itself
 
 
 def noise_p_values(make: Any) -> dict[str, float]:
@@ -244,7 +248,7 @@ def test_planted_noise_per_micro_batch_is_rejected() -> None:
     assert statistics.variance_p_value(noise, SIGMA * CLIP / BATCH) < ALPHA
 
 
-# -- turns: no way round the noise -----------------------------------------------------------------------------------
+# -- turns: no way round the noise
 
 
 def test_a_draw_is_released_exactly_once() -> None:
@@ -268,7 +272,7 @@ def test_a_sum_that_is_not_finite_is_never_released() -> None:
     assert made.steps_taken == 0
 
 
-# -- row 15: no public seed reaches the noise or the samples ---------------------------------------------------------
+# -- row 15: no public seed reaches the noise or the samples
 
 
 def test_same_seed_different_noise_and_samples() -> None:
@@ -277,7 +281,7 @@ def test_same_seed_different_noise_and_samples() -> None:
     outputs, indices = [], []
     for _ in range(2):
         torch.manual_seed(42)
-        np.random.seed(42)  # noqa: NPY002
+        np.random.seed(42)
         made = make_plan(EXAMPLES, optimisation, privacy)
         assert isinstance(made, PrivatePlan)
         draw = made.draw()
@@ -299,7 +303,7 @@ def test_planted_noise_from_the_seeded_generator_is_caught() -> None:
     assert torch.equal(outputs[0], outputs[1])  # what the test above would refuse
 
 
-# -- row 20: q, T and ε are those that ran ---------------------------------------------------------------------------
+# -- row 20: q, T and ε are those that ran
 
 
 def test_a_batch_is_never_silently_rounded() -> None:
@@ -346,7 +350,7 @@ def test_an_empty_guarantee_is_refused(delta: float) -> None:
         plan(target_delta=delta)
 
 
-# -- without privacy ----------------------------------------------------------------------------------------------------
+# -- without privacy
 
 
 def test_ordinary_plan_visits_every_example_once_per_epoch() -> None:

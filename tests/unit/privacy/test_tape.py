@@ -30,7 +30,7 @@ class Output:
 
 
 class Reusing(nn.Module):
-    """An embedding tied to a linear layer, one linear layer used twice, a scalar position table of batch one."""
+    """An embedding tied to a linear layer, a linear layer used twice, positions of batch one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def norms_of(model: nn.Module, batch: MicroBatch) -> tuple[torch.Tensor, torch.T
     return report.norms, truth
 
 
-# -- row 7: parameters used more than once ------------------------------------------------------------------------
+# -- row 7: parameters used more than once
 
 
 def test_tied_and_reused_parameters_have_the_norm_of_their_sum() -> None:
@@ -91,7 +91,7 @@ def test_planted_norm_of_each_use_apart_is_caught(monkeypatch: pytest.MonkeyPatc
     assert ((found - truth).abs() / truth).max() > 1e-2
 
 
-# -- row 8: what is computed once and broadcast -------------------------------------------------------------------
+# -- row 8: what is computed once and broadcast
 
 
 def test_recorded_batch_dimension_is_the_batch() -> None:
@@ -111,12 +111,15 @@ def test_planted_unexpanded_positions_are_caught(monkeypatch: pytest.MonkeyPatch
 
 
 def test_planted_repeated_prompt_is_caught() -> None:
-    """PEFT's own soft prompt looks up one prompt and repeats it: expanding it first cannot fit, and says so."""
+    """PEFT's own soft prompt looks up one prompt and repeats it: expanding that first cannot fit."""
     model = models.tiny_bert()
     config = prompt_config(model, TuningSpec(mode="soft-prompt", num_prepend_tokens=4))
     applied = peft.PeftModelForSequenceClassification(model, config).eval()
     parameters = {name: p for name, p in applied.named_parameters() if p.requires_grad}
-    with ENGINE.session(applied, parameters, FlatClipper(1.0), "fp32") as session, pytest.raises(RuntimeError):
+    with (
+        ENGINE.session(applied, parameters, FlatClipper(1.0), "fp32") as session,
+        pytest.raises(RuntimeError),
+    ):
         session.accumulate(models.batch(), models.zeros(parameters))
 
 
@@ -135,7 +138,7 @@ def test_a_layer_that_is_not_per_example_is_refused() -> None:
         session.accumulate(example_batch(), models.zeros(parameters))
 
 
-# -- row 9: examples that are coupled -------------------------------------------------------------------------------
+# -- row 9: examples that are coupled
 
 
 def test_batch_normalisation_is_refused() -> None:
@@ -157,7 +160,7 @@ def test_planted_loss_coupling_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
         check_engine(ENGINE, model, trainable(model), example_batch())
 
 
-# -- row 10: a parameter without a rule ------------------------------------------------------------------------------
+# -- row 10: a parameter without a rule
 
 
 class Scaled(Reusing):
@@ -185,7 +188,7 @@ def test_a_subclass_with_a_forward_of_its_own_is_refused() -> None:
 
     model = Reusing()
     model.shared = Doubling(6, 6)
-    with pytest.raises(UnsupportedLayerError, match="shared.weight"):
+    with pytest.raises(UnsupportedLayerError, match=r"shared\.weight"):
         Tape(model, trainable(model))
 
 
@@ -239,11 +242,10 @@ def test_recording_needs_an_attached_tape() -> None:
 
 def test_a_model_that_ignores_what_trains_is_refused() -> None:
     model = Reusing()
+    model.requires_grad_(False)
     model.add_module("idle", nn.Linear(2, 2))
     with (
         ENGINE.session(model, {"idle.weight": model.idle.weight}, FlatClipper(1.0), "fp32") as session,
         pytest.raises(PrivacyError, match="no trainable parameter"),
     ):
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
         session.accumulate(example_batch(), {})
