@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,21 +181,26 @@ def run_specs(given: Given, before_imports: Callable[[], object] = lambda: None)
     datasets = chosen_datasets(given)
     given = _settle_privacy(given)
     mode = MODES.check(given.values.get("finetune_mode", STATED["finetune_mode"]))
-    unused = [option_name(name) for name in _LORA if name in given.values and "lora" not in mode.split("+")]
-    if unused:
-        raise UsageError(
-            f"{unused[0]} has no effect with --finetune-mode {mode}",
-            hint=f"leave it out, or choose one of: {', '.join(name for name in MODES if 'lora' in name)}",
-        )
+    if "lora" not in mode.split("+"):
+        suited = ", ".join(name for name in MODES if "lora" in name.split("+"))
+        given = _without_unused(given, _LORA, mode, f"one of: {suited}")
     _build(given, datasets, mode, _ANY_MODE)
     before_imports()
     defaults: ModeDefaults = MODES.get(mode).defaults
-    if "num_prepend_tokens" in given.values and defaults.num_prepend_tokens is None:
-        raise UsageError(
-            f"--num-prepend-tokens has no effect with --finetune-mode {mode}",
-            hint="leave it out, or choose a soft-prompt or prefix mode",
-        )
+    if defaults.num_prepend_tokens is None:
+        given = _without_unused(given, ("num_prepend_tokens",), mode, "a soft-prompt or prefix mode")
     return _build(given, datasets, mode, defaults)
+
+
+def _without_unused(given: Given, names: Iterable[str], mode: str, suited: str) -> Given:
+    """Refuse options that the mode has no use for; drop those given less strongly than the mode was."""
+    for name in names:
+        if name in given.values and given.strength[name] >= given.strength.get("finetune_mode", 0):
+            raise UsageError(
+                f"{option_name(name)} has no effect with --finetune-mode {mode}",
+                hint=f"leave it out, or choose {suited}",
+            )
+    return given.without(*names)
 
 
 def _settle_privacy(given: Given) -> Given:
