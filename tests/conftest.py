@@ -30,9 +30,9 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random two-layer BERT (hidden size 32) and a WordPiece tokenizer."""
+    """A folder with a random two-layer BERT (hidden size 32, with its pooler) and a WordPiece tokenizer."""
     import torch
-    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("models") / "tiny-bert"
     folder.mkdir()
@@ -60,7 +60,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=64,
         initializer_range=0.2,
     )
-    BertForMaskedLM(config).save_pretrained(folder)
+    BertModel(config).save_pretrained(folder)
     return folder
 
 
