@@ -54,7 +54,7 @@ class User:
         self.folder = folder
         self.with_data = ("-m", str(model), "--data-dir", str(data), "--max-length", "32")
         self.environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
             "DPFT_HOME": str(folder / "home"),
             "DPFT_CACHE": str(folder / "cache"),
             "FORCE_COLOR": "1",  # must not matter where nobody looks at a terminal

@@ -29,6 +29,11 @@ def fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr("dpft.runs.store.Store.list", meet)
 
 
+def terminate() -> None:
+    assert callable(signal.getsignal(signal.SIGTERM))  # or it would be the end of these tests
+    signal.raise_signal(signal.SIGTERM)
+
+
 ERRORS = [getattr(errors, name) for name in errors.__all__]
 
 
@@ -210,14 +215,14 @@ class TestTrain:
 
     def test_sigterm_is_heard_as_ctrl_c(self, dpft: Command, training: FakeTraining) -> None:
         before = signal.getsignal(signal.SIGTERM)
-        training.endings = iter([lambda: os.kill(os.getpid(), signal.SIGTERM)])
+        training.endings = iter([terminate])
         assert dpft("train", "demo").code == 130
         assert signal.getsignal(signal.SIGTERM) is before
 
     def test_sigterm_is_not_heard_while_a_run_is_saved(self, dpft: Command, training: FakeTraining) -> None:
         def save() -> None:
             previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as training does
-            os.kill(os.getpid(), signal.SIGTERM)
+            terminate()
             signal.signal(signal.SIGINT, previous)
 
         training.endings = iter([save])

@@ -125,6 +125,7 @@ def test_off_a_terminal_nothing_is_cut_or_coloured(
     render.warning("careful")
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out + captured.err
+    assert "╭" not in captured.out
     assert "tranquil-thicket-0 sst2 soft-prompt+lora 2.5001" in captured.out
     assert [line for line in captured.out.splitlines() if line != line.rstrip()] == []
 
