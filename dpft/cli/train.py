@@ -86,7 +86,7 @@ def train(
     with _terminating_gently():
         for position, spec in enumerate(specs, start=1):
             title = f"run {position} of {len(specs)}" if len(specs) > 1 else ""
-            records.append(_run(spec, title, quiet))
+            records.append(_run(spec, title, quiet, kept=bool(records)))
             if not as_json:
                 render.ids([records[-1].run_id]) if quiet else render.summary(records[-1])
             if records[-1].status == "interrupted":
@@ -99,8 +99,8 @@ def train(
         raise typer.Exit(InterruptedRunError.exit_code)
 
 
-def _run(spec: RunSpec, title: str, quiet: bool) -> RunRecord:
-    """Train once; an error names the dataset."""
+def _run(spec: RunSpec, title: str, quiet: bool, *, kept: bool) -> RunRecord:
+    """Train once; an error names the dataset, and says that runs before it are kept."""
     from dpft.cli.progress import TrainingView
     from dpft.training.run import train as fine_tune
 
@@ -110,10 +110,14 @@ def _run(spec: RunSpec, title: str, quiet: bool) -> RunRecord:
         except DpftError as error:
             if not title:
                 raise
-            raise type(error)(f"{spec.data.dataset} ({title}): {error.message}", hint=error.hint) from error
+            hints = [error.hint, "what was trained before is kept: see 'dpft list'" if kept else ""]
+            raise type(error)(
+                f"{spec.data.dataset} ({title}): {error.message}", hint="; ".join(filter(None, hints))
+            ) from error
         except KeyboardInterrupt:
             raise InterruptedRunError(
-                f"interrupted before the first step on {spec.data.dataset}", hint="nothing of it was released"
+                f"interrupted before anything was saved of the run on {spec.data.dataset}",
+                hint="begin again when you like",
             ) from None
 
 

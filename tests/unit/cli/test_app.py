@@ -191,7 +191,7 @@ class TestTrain:
         outcome = dpft("train", "qnli", "qqp", "mnli")
         assert (outcome.code, len(training.specs)) == (1, 2)
         assert "run-1 · qnli" in outcome.out
-        assert "error: qqp (run 2 of 3): no such layer\nhint: another mode\n" in outcome.err
+        assert "error: qqp (run 2 of 3): no such layer\nhint: another mode; what was" in outcome.err
 
     def test_an_interrupted_run_is_shown_and_no_other_begun(
         self, dpft: Command, training: FakeTraining
@@ -211,7 +211,7 @@ class TestTrain:
         training.endings = iter([KeyboardInterrupt()])
         outcome = dpft("train", "demo")
         assert outcome.code == 130
-        assert "error: interrupted before the first step on demo" in outcome.err
+        assert "error: interrupted before anything was saved of the run on demo" in outcome.err
 
     def test_sigterm_is_heard_as_ctrl_c(self, dpft: Command, training: FakeTraining) -> None:
         before = signal.getsignal(signal.SIGTERM)
