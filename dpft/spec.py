@@ -68,7 +68,7 @@ class TuningSpec(Frozen):
     """Which parameters train, and how they are injected."""
 
     mode: str
-    lora_r: Annotated[int, Field(ge=1)] = 16
+    lora_r: Annotated[int, Field(ge=1)] = 8
     lora_alpha: PositiveFloat = 16.0
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     num_prepend_tokens: Annotated[int, Field(ge=1)] | None = None

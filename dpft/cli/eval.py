@@ -44,6 +44,7 @@ def evaluate(
     )
     with TrainingView() as view:
         view.working("loading libraries")
+        from dpft.runs.store import Store
         from dpft.training.assemble import prepare_dataset
         from dpft.training.evaluation import evaluate as score
         from dpft.tuning.base import restore
@@ -51,7 +52,13 @@ def evaluate(
         trained_on: Task = TASKS.get(spec.data.dataset)
         _check_labels(trained_on, TASKS.get(wanted.dataset))
         view.working(f"loading {record.name}")
-        model, tokenizer = restore(spec.model, spec.tuning, trained_on.labels, record.run_dir / "adapter")
+        model, tokenizer = restore(
+            spec.model,
+            spec.tuning,
+            trained_on.labels,
+            record.run_dir / "adapter",
+            base_sha256=Store().manifest(record)["base_model"].get("sha256"),
+        )
         view.working(f"preparing {wanted.dataset}")
         data = prepare_dataset(wanted.dataset, wanted.data_dir, spec.model, wanted.max_length, tokenizer)
         name, rows = _choose(data.splits, split)

@@ -78,7 +78,7 @@ STATED = {
     "finetune_mode": "lora",
     "epochs": "3.0",
     "batch_size": "1024",
-    "lora_r": "16",
+    "lora_r": "8",
     "lora_alpha": "16.0",
     "lora_dropout": "0.0",
     "target_epsilon": "8.0",

@@ -165,6 +165,18 @@ class PrivatePlan(_Turns):
         """The noise generator that runs, in words."""
         return self._stream.description
 
+    def doubt(self) -> str | None:
+        """Why ε may not be claimed for what this object does; None where it may.
+
+        The plan makes its own parts, so there is nothing to doubt unless somebody reached inside.
+        """
+        if type(self._sampler) is not PoissonSampler or "draw" in vars(self._sampler):
+            return "the sampler that ran is not the Poisson sampler that is accounted for"
+        asked = (self.schedule.examples, self._event.sample_rate)
+        if (self._sampler.examples, self._sampler.sample_rate) != asked:
+            return "the sampler ran at another rate or over other examples than are accounted for"
+        return None
+
     def draw(self) -> Draw:
         """The next Poisson sample; an empty one is a step like any other."""
         return self._open(self._sampler.draw())

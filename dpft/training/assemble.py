@@ -65,7 +65,7 @@ def prepare_dataset(
         tokenizer,
         tokenizer_id=locate(model).public_id,
         max_length=max_length,
-        cache_dir=paths.prepared_dir(),
+        cache_dir=paths.cache(),
         data_dir=Path(data_dir) if data_dir is not None else None,
     )
 

@@ -91,15 +91,19 @@ def declare(
     """
     private = isinstance(plan, PrivatePlan)
     trained = plan.steps_taken > 0
+    doubt = plan.doubt() if isinstance(plan, PrivatePlan) else None
+    claimed = private and trained and doubt is None
     data = assembled.data
     return Manifest(
         private=private,
         identity=Identity(run_id=run_id, created=datetime.now(UTC).isoformat(), tool_version=__version__),
         setting=Setting(),
         definition=Definition(example=example_in_words(data)) if private else None,
-        guarantee=_guarantee(plan, spec) if private and trained else None,
+        guarantee=_guarantee(plan, spec) if claimed else None,
         mechanism=_mechanism(spec, plan, parameters),
-        sampling=Sampling(actual=plan.sampler_description, assumptions_hold=True) if private else None,
+        sampling=Sampling(actual=plan.sampler_description, assumptions_hold=doubt is None, why_not=doubt)
+        if isinstance(plan, PrivatePlan)
+        else None,
         events=_events(plan) if private else None,
         data_accesses=(
             DataAccess(
@@ -119,7 +123,7 @@ def declare(
             validation_access("unaccounted"),
         ),
         tuning=Tuning(),
-        releases=standard_releases(claimed=private and trained, rows_public=False, trained=trained),
+        releases=standard_releases(claimed=claimed, rows_public=False, trained=trained),
         data=Data(
             dataset=spec.data.dataset,
             source=data.source,

@@ -204,6 +204,8 @@ class _Run:
             publish_dir(staging, self.active.adapter_dir)
         shutil.rmtree(staging, ignore_errors=True)
         scores = self.evaluation
+        if scores is not None and scores.collapsed:
+            self.observer.warned("every answer is the same label: the model has learnt nothing")
         return self.active.finish(
             status,
             manifest=manifest.to_dict(),
@@ -305,7 +307,8 @@ def _card(spec: RunSpec, assembled: Assembled, manifest: Manifest) -> str:
         "```python",
         "from transformers import AutoModelForSequenceClassification",
     ]
-    start = f'AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={labels})'
+    options = f"num_labels={labels}, ignore_mismatched_sizes=True"
+    start = f'AutoModelForSequenceClassification.from_pretrained("{base}", {options})'
     if assembled.mode.parts == ("",):
         lines += ["from peft import PeftModel", "", f'model = PeftModel.from_pretrained({start}, "adapter")']
     elif assembled.mode.parts:
@@ -329,12 +332,14 @@ def _card(spec: RunSpec, assembled: Assembled, manifest: Manifest) -> str:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let no second Ctrl-C tear what is being saved; saving takes a moment."""
+    """Let no second Ctrl-C (nor SIGTERM) tear what is being saved; saving takes a moment."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, signal.SIG_IGN) for number in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)

@@ -143,7 +143,12 @@ def identify(model: Any, spec: ModelSpec) -> BaseIdentity:
 
 
 def restore(
-    model_spec: ModelSpec, tuning: TuningSpec, labels: Sequence[str], adapter: Path
+    model_spec: ModelSpec,
+    tuning: TuningSpec,
+    labels: Sequence[str],
+    adapter: Path,
+    *,
+    base_sha256: str | None = None,
 ) -> tuple[Any, Any]:
     """A trained run's model from its files alone, and its tokenizer.
 
@@ -152,13 +157,19 @@ def restore(
         tuning: the mode.
         labels: label names in order.
         adapter: the run's ``adapter`` folder.
+        base_sha256: hash of the base model that the run was trained on; None to take any.
 
     Raises:
-        ModelError: the files do not fit the base model.
+        ModelError: the files do not fit the base model, or it is not the one trained on.
         HubError: the base model is out of reach.
     """
     tokenizer = load_tokenizer(model_spec)
     base = load_model(model_spec, labels, tokenizer.pad_token_id)
+    if base_sha256 is not None and identify(base, model_spec).sha256 != base_sha256:
+        raise ModelError(
+            f"base model {model_spec.checkpoint!r} is not the one that this run was trained on",
+            hint="the folder or hub revision has changed since; put back the one in the run's privacy.json",
+        )
     return MODES.get(tuning.mode).load(base, adapter).eval(), tokenizer
 
 

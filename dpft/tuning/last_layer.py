@@ -17,7 +17,7 @@ class LastLayer(PlainMode):
 
     name = "last-layer"
     description = "the classification head alone"
-    defaults = ModeDefaults(learning_rate=2e-3, learning_rate_without_privacy=1e-3, max_grad_norm=0.1)
+    defaults = ModeDefaults(learning_rate=4e-3, learning_rate_without_privacy=1e-3, max_grad_norm=1.0)
 
     def trainable(self, model: Any, tuning: TuningSpec) -> set[str]:
         """The head's parameters."""

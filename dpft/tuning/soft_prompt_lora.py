@@ -18,7 +18,7 @@ class SoftPromptLoRA(CombinedAdapters):
     name = "soft-prompt+lora"
     description = "learnt embeddings before the input, low-rank updates, and the head"
     defaults = ModeDefaults(
-        learning_rate=2e-3, learning_rate_without_privacy=1e-3, max_grad_norm=0.1, num_prepend_tokens=16
+        learning_rate=4e-3, learning_rate_without_privacy=1e-3, max_grad_norm=1.0, num_prepend_tokens=16
     )
 
     def outer_config(self, model: Any, tuning: TuningSpec) -> Any:

@@ -14,8 +14,9 @@ from safetensors import safe_open
 from dpft.accounting.event import MechanismEvent
 from dpft.accounting.pld import PLD
 from dpft.accounting.rdp import RDP
-from dpft.errors import PrivacyError, UsageError
+from dpft.errors import ModelError, PrivacyError, UsageError
 from dpft.privacy.noise import KeyStream
+from dpft.privacy.sampling import ShuffleSampler
 from dpft.runs.manifest import Manifest
 from dpft.runs.record import RunRecord
 from dpft.runs.store import Store
@@ -246,3 +247,36 @@ def test_too_long_for_the_model_is_refused_before_anything_runs(spec: Any) -> No
         train(long)
     assert "at most 61" in caught.value.hint
     assert Store().list() == []
+
+
+def test_a_changed_base_model_is_noticed(spec: Any) -> None:
+    made = spec()
+    record = train(made)
+    with pytest.raises(ModelError, match="not the one that this run was trained on"):
+        restore(
+            made.model,
+            made.tuning,
+            ("negative", "positive"),
+            record.run_dir / "adapter",
+            base_sha256="0" * 64,
+        )
+
+
+def test_a_sampler_that_is_not_accounted_for_claims_nothing(
+    spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 1: with shuffling planted, the manifest says so and no ε is stated anywhere."""
+    genuine = story.make_plan
+
+    def shuffled(*arguments: Any) -> Any:
+        plan = genuine(*arguments)
+        plan._sampler.draw = ShuffleSampler(60, 20, seed=0).draw
+        return plan
+
+    monkeypatch.setattr(story, "make_plan", shuffled)
+    record = train(spec())
+    manifest = manifest_of(record)
+    assert manifest["statement"] == "no valid (ε, δ) claimed"
+    assert not manifest["sampling"]["assumptions_hold"]
+    assert "guarantee" not in manifest
+    assert record.epsilon is None
