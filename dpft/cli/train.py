@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dpft.cli import options
-from dpft.errors import DpftError, InterruptedRunError
+from dpft.errors import DpftError, InterruptedRunError, PrivacyError
 
 if TYPE_CHECKING:
     from dpft.runs.record import RunRecord
@@ -97,6 +97,9 @@ def train(
         render.summary_table(records)
     if records[-1].status == "interrupted":
         raise typer.Exit(InterruptedRunError.exit_code)
+    if any(record.private and record.epsilon is None for record in records):
+        render.warning("no valid (ε, δ) can be claimed: see sampling.why_not in the run's privacy.json")
+        raise typer.Exit(PrivacyError.exit_code)
 
 
 def _run(spec: RunSpec, title: str, quiet: bool, *, kept: bool) -> RunRecord:
