@@ -138,8 +138,9 @@ def identify(model: Any, spec: ModelSpec) -> BaseIdentity:
     """Name, commit and hash of a freshly loaded base model."""
     fresh = head_parameters(model)
     tensors = {name: value for name, value in model.state_dict().items() if name not in fresh}
-    commit = getattr(model.config, "_commit_hash", None)
-    return BaseIdentity(locate(spec).public_id, commit or spec.revision, tensors_sha256(tensors))
+    location = locate(spec)
+    revision = None if location.local else _cached_commit(location) or location.revision
+    return BaseIdentity(location.public_id, revision, tensors_sha256(tensors))
 
 
 def restore(
@@ -171,6 +172,14 @@ def restore(
             hint="the folder or hub revision has changed since; put back the one in the run's privacy.json",
         )
     return MODES.get(tuning.mode).load(base, adapter).eval(), tokenizer
+
+
+def _cached_commit(location: Location) -> str | None:
+    """The hub commit that was loaded: the cache keeps each snapshot in a folder named after it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(location.source, "config.json", revision=location.revision or "main")
+    return Path(path).parent.name if isinstance(path, str) else None
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

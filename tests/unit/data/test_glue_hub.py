@@ -23,7 +23,7 @@ import pytest
 from dpft.data.glue_hub import REPOSITORY
 from dpft.data.task import Task
 from dpft.tables import TASKS
-from tests.unit.data.hub_stand_in import COMMIT, hub_stand_in
+from tests.hub_stand_in import COMMIT, hub_stand_in
 
 ROOT = Path(__file__).parents[3]
 

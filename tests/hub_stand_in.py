@@ -1,4 +1,4 @@
-"""A loopback stand-in for the dataset hub: just what ``datasets.load_dataset`` asks of it."""
+"""A loopback stand-in for the hub: just what loading a dataset or a model asks of it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubStandIn(ThreadingHTTPServer):
-    """Serves one dataset repository from memory, and remembers what was asked."""
+    """Serves one repository from memory, and remembers what was asked; ``kind`` is "dataset" or "model"."""
 
     daemon_threads = True
 
-    def __init__(self, repository: str, files: Mapping[str, bytes]) -> None:
+    def __init__(self, repository: str, files: Mapping[str, bytes], kind: str = "dataset") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repository = repository
         self.files = dict(files)
         self.requests: list[str] = []
+        self.api = f"/api/{kind}s/{repository}"
+        self.page = f"/datasets/{repository}" if kind == "dataset" else f"/{repository}"
 
     @property
     def endpoint(self) -> str:
@@ -30,8 +32,8 @@ class HubStandIn(ThreadingHTTPServer):
 
 
 @contextmanager
-def hub_stand_in(repository: str, files: Mapping[str, bytes]) -> Iterator[HubStandIn]:
-    server = HubStandIn(repository, files)
+def hub_stand_in(repository: str, files: Mapping[str, bytes], kind: str = "dataset") -> Iterator[HubStandIn]:
+    server = HubStandIn(repository, files, kind)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -62,11 +64,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append(f"{self.command} {path}")
-        api, repository = "/api/datasets/" + self.server.repository, "/datasets/" + self.server.repository
+        api, page = self.server.api, self.server.page
         if path.startswith(api):
             self._api(path.removeprefix(api).strip("/").split("/"), body)
-        elif path.startswith(f"{repository}/resolve/"):
-            self._file("/".join(path.removeprefix(f"{repository}/resolve/").split("/")[1:]))
+        elif path.startswith(f"{page}/resolve/"):
+            self._file("/".join(path.removeprefix(f"{page}/resolve/").split("/")[1:]))
         else:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
