@@ -100,13 +100,21 @@ def prompt_config(model: Any, tuning: TuningSpec) -> peft.PromptTuningConfig:
 
 
 def wrap(model: Any, config: peft.PeftConfig) -> Any:
-    """``model`` with ``config`` on top.
+    """``model`` with ``config`` on top; virtual tokens start at the scale of the model's own embeddings.
+
+    PEFT draws them from N(0, 1), some twenty times the scale of a BERT's embeddings: a prefix of such keys
+    and values drowns the text, and a few dozen noisy steps do not bring it back.
 
     Raises:
         ModelError: PEFT cannot do this mode on this architecture.
     """
     try:
-        return PerExamplePrompts(model, config)
+        scale = float(model.get_input_embeddings().weight.detach().std())
+        wrapped = PerExamplePrompts(model, config)
+        if config.is_prompt_learning:
+            with torch.no_grad():
+                wrapped.prompt_encoder[wrapped.active_adapter].embedding.weight.mul_(scale)
+        return wrapped
     except (ValueError, AttributeError, KeyError) as error:
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise ModelError(
