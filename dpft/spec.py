@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dpft.errors import UsageError
+from dpft.errors import PrivacyError, UsageError
 from dpft.tables import CLIPPERS, ENGINES, MODES, TASKS
 
 __all__ = [
@@ -150,6 +150,23 @@ class RunSpec(Frozen):
     privacy: PrivacySpec
     optimisation: OptimisationSpec
     hardware: HardwareSpec
+
+    @model_validator(mode="after")
+    def _examples_stay_apart(self) -> RunSpec:
+        """Refuse what makes one example's gradient depend on another's presence."""
+        if self.privacy.enabled and self.tuning.lora_dropout > 0:
+            raise PrivacyError(
+                f"lora_dropout is {self.tuning.lora_dropout}: with a known seed, one example more shifts "
+                "the masks of all others",
+                hint="leave --lora-dropout at 0 (the noise regularises already), or give --no-dp",
+            )
+        if self.privacy.enabled and self.hardware.precision == "bf16":
+            raise PrivacyError(
+                "precision bf16 rounds an example's gradient by the padding that a longer neighbour brings "
+                "(measured: 1% of the clipping norm)",
+                hint="give --precision fp32, or --no-dp",
+            )
+        return self
 
     @model_validator(mode="after")
     def _finite(self) -> RunSpec:

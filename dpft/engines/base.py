@@ -54,6 +54,10 @@ class PieceReport:
 class Session(Protocol):
     """An engine at work on one model."""
 
+    @property
+    def clipper(self) -> Clipper | None:
+        """What bounds each example's contribution; None where nothing does."""
+
     def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
         """Add the (clipped) gradient sums of ``batch`` to ``sums``, in place."""
 

@@ -27,7 +27,8 @@ class BookkeepingSession:
     def __init__(self, model: nn.Module, tape: Tape, clipper: Clipper, precision: str) -> None:
         self._model = model
         self._tape = tape
-        self._clipper = clipper
+        self.clipper: Clipper | None = clipper
+        self._factors = clipper.factors
         self._precision = precision
 
     @torch.no_grad()
@@ -51,7 +52,7 @@ class BookkeepingSession:
         self._tape.forget()
         norms = [gradient.norms() for gradient in gradients.values()]
         total = torch.stack([n.square for n in norms]).sum(0).sqrt()
-        factors = self._clipper.factors(norms)
+        factors = self._factors(norms)
         finite = torch.isfinite(total) & torch.isfinite(losses)
         keep = None if bool(finite.all()) else finite.nonzero().flatten()
         for name, gradient in gradients.items():

@@ -14,16 +14,20 @@ from torch import Tensor, nn
 
 from dpft.engines.base import MicroBatch
 
-__all__ = ["clipped_sum", "per_example_gradients"]
+__all__ = ["alone", "clipped_sum", "per_example_gradients"]
 
 
 def per_example_gradients(
     model: Any, parameters: Mapping[str, nn.Parameter], batch: MicroBatch
 ) -> list[dict[str, Tensor]]:
-    """Each example's gradient, by parameter name; parameters that it does not reach are zero."""
+    """Each example's gradient, by parameter name; parameters that it does not reach are zero.
+
+    Each example goes through the model alone *and without its padding*: how wide a batch is depends on its
+    longest example, so a gradient that depends on the padding depends on others.
+    """
     gradients = []
     for i in range(len(batch)):
-        logits = model(**{key: value[i : i + 1] for key, value in batch.inputs.items()}).logits
+        logits = model(**alone(batch, i)).logits
         loss = F.cross_entropy(logits.float(), batch.labels[i : i + 1])
         values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         gradients.append(
@@ -33,6 +37,13 @@ def per_example_gradients(
             }
         )
     return gradients
+
+
+def alone(batch: MicroBatch, row: int) -> dict[str, Tensor]:
+    """The inputs of one example, padding on the right cut off."""
+    mask = batch.inputs.get("attention_mask")
+    length = int(mask[row].sum()) if mask is not None else None
+    return {key: value[row : row + 1, :length] for key, value in batch.inputs.items()}
 
 
 def clipped_sum(gradients: list[dict[str, Tensor]], max_grad_norm: float) -> tuple[dict[str, Tensor], Tensor]:

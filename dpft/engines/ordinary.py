@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.engines.base import MicroBatch, PieceReport, example_losses
+from dpft.privacy.clipping import Clipper
 
 __all__ = ["OrdinarySession", "session"]
 
@@ -17,6 +18,7 @@ class OrdinarySession:
     """Sums of gradients, unclipped."""
 
     def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], precision: str) -> None:
+        self.clipper: Clipper | None = None
         self._model = model
         self._parameters = dict(parameters)
         self._precision = precision

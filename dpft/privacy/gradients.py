@@ -88,8 +88,8 @@ class OuterGradient:
         """Gram form ⟨aaᵀ, ggᵀ⟩ where T(p+d) < p·d, else from instantiated gradients, in chunks."""
         a, g = self.activations, self.output_gradients
         tokens, d, p = a.shape[1], a.shape[2], g.shape[2]
-        token_norms = torch.linalg.vector_norm(a, dim=2) * torch.linalg.vector_norm(g, dim=2)  # b t
-        magnitude = token_norms.double().sum(1).square()
+        token_norms = _norm(a, 2) * _norm(g, 2)  # b t
+        magnitude = token_norms.sum(1).square()
         if tokens == 1:
             return Norms(magnitude, magnitude)
         if tokens * (p + d) < p * d:
@@ -98,7 +98,7 @@ class OuterGradient:
             return Norms(gram.sum((1, 2), dtype=torch.float64).clamp_(min=0), magnitude)
         rows = max(1, _CHUNK_BYTES // (4 * p * d))
         squares = [
-            torch.linalg.vector_norm(torch.bmm(gc.mT, ac), dim=(1, 2)).double().square()
+            _norm(torch.bmm(gc.mT, ac), (1, 2)).square()
             for ac, gc in zip(torch.split(a, rows), torch.split(g, rows), strict=True)
         ]
         return Norms(torch.cat(squares), magnitude)
@@ -142,9 +142,9 @@ class IndexedGradient:
         example = torch.arange(batch, device=self.ids.device)[:, None]
         pairs, segment = torch.unique((example * self.rows + self.ids).flatten(), return_inverse=True)
         sums = g.new_zeros(len(pairs), g.shape[2]).index_add_(0, segment, g.flatten(0, 1))
-        per_pair = torch.linalg.vector_norm(sums, dim=1).double().square()
+        per_pair = _norm(sums, 1).square()
         square = per_pair.new_zeros(batch).index_add_(0, pairs // self.rows, per_pair)
-        magnitude = torch.linalg.vector_norm(g, dim=2).double().sum(1).square()
+        magnitude = _norm(g, 2).sum(1).square()
         return Norms(square, magnitude)
 
     def accumulate(self, factors: Tensor, into: Tensor) -> None:
@@ -180,7 +180,7 @@ class DenseGradient:
 
     def norms(self) -> Norms:
         """Directly; the very values that are summed later, so nothing can cancel in between."""
-        square = torch.linalg.vector_norm(self.values.flatten(1), dim=1).double().square()
+        square = _norm(self.values.flatten(1), 1).square()
         return Norms(square, square)
 
     def accumulate(self, factors: Tensor, into: Tensor) -> None:
@@ -194,6 +194,12 @@ class DenseGradient:
     def dense(self) -> Tensor:
         """The values."""
         return self.values
+
+
+def _norm(value: Tensor, dim: int | tuple[int, int]) -> Tensor:
+    """L2 norm, accumulated in float64: in float32 its error grows with the number of elements."""
+    norm: Tensor = torch.linalg.vector_norm(value, dim=dim, dtype=torch.float64)
+    return norm
 
 
 def merge(uses: Sequence[PerExampleGradient]) -> PerExampleGradient:

@@ -94,6 +94,10 @@ class Plan(Protocol):
     schedule: Schedule
 
     @property
+    def clipper(self) -> Clipper | None:
+        """What bounds each example's contribution; None where nothing does."""
+
+    @property
     def steps_taken(self) -> int:
         """Releases so far."""
 
@@ -138,6 +142,7 @@ class PrivatePlan(_Turns):
         self, schedule: Schedule, clipper: Clipper, noise_multiplier: float, stream: KeyStream | None = None
     ) -> None:
         super().__init__()
+        self._given_stream = stream is not None
         stream = stream if stream is not None else KeyStream()
         self.schedule = schedule
         self.clipper = clipper
@@ -175,6 +180,8 @@ class PrivatePlan(_Turns):
         asked = (self.schedule.examples, self._event.sample_rate)
         if (self._sampler.examples, self._sampler.sample_rate) != asked:
             return "the sampler ran at another rate or over other examples than are accounted for"
+        if self._given_stream:
+            return "the randomness was handed in, so nobody knows who else has it"
         return None
 
     def draw(self) -> Draw:
@@ -216,6 +223,7 @@ class OrdinaryPlan(_Turns):
     def __init__(self, schedule: Schedule, seed: int) -> None:
         super().__init__()
         self.schedule = schedule
+        self.clipper: Clipper | None = None
         self._sampler = ShuffleSampler(schedule.examples, schedule.expected_batch_size, seed)
 
     def draw(self) -> Draw:

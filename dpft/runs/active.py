@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 FinalStatus = Literal["completed", "interrupted", "failed"]
 
 _FIXED = {"schema_version", "run_id", "name", "status", "private", "created", "finished", "run_dir"}
-_UNLISTED = {"files.json", "privacy.json", "run.json"}
+_UNLISTED = {"files.json", "privacy.json", "run.json", "config.yaml"}
+_PUBLIC = {"step", "epoch", "epsilon", "learning_rate"}
 _README = """Do not share this folder.
 
 What is in it was computed exactly from the private examples, without noise: losses of single steps, gradient
@@ -119,11 +120,19 @@ class ActiveRun:
         examples go to :meth:`append_local_only`.
 
         Args:
-            values: JSON values; a number that is not finite is written as null.
+            values: JSON values under ``step``, ``epoch``, ``epsilon``, ``learning_rate`` or a name that
+                begins with ``validation_``; a number that is not finite is written as null.
 
         Raises:
+            PrivacyError: another key, which might hold an exact number about training examples.
             StoreError: the disk is full; the line is not there, the ones before are.
         """
+        private = [name for name in values if name not in _PUBLIC and not name.startswith("validation_")]
+        if private:
+            raise PrivacyError(
+                f"{', '.join(private)} may not stand in metrics.jsonl, which is shared",
+                hint="exact numbers about training examples go to local-only/ (append_local_only)",
+            )
         append_line(self.directory / "metrics.jsonl", _json_line(values))
 
     def append_local_only(self, values: Mapping[str, Any]) -> None:
@@ -168,8 +177,9 @@ class ActiveRun:
         whatever says "completed" has a manifest.
 
         ``files.json`` lists the digest of every file that is final and may be shared. It leaves out itself;
-        ``privacy.json``, written after it; ``run.json``, whose tags and note may change later; locks; and
-        ``local-only/``, since the digest of private numbers would let an outsider confirm a guess at them.
+        ``privacy.json``, written after it; ``run.json``, whose tags and note may change later;
+        ``config.yaml``, which names folders of this machine and the seed; locks; and ``local-only/``, since
+        the digest of private numbers would let an outsider confirm a guess at them.
 
         Args:
             status: how it ended.

@@ -11,8 +11,6 @@ from torch import nn
 
 from dpft import __version__
 from dpft.accounting.calibrate import guarantee
-from dpft.accounting.event import MechanismEvent
-from dpft.accounting.pld import PLD
 from dpft.data.prepare import PreparedData
 from dpft.privacy.plan import OrdinaryPlan, PrivatePlan
 from dpft.runs.manifest import Manifest
@@ -39,7 +37,7 @@ from dpft.runs.secret import keyed_fingerprint
 from dpft.spec import RunSpec
 from dpft.training.assemble import Assembled
 
-__all__ = ["declare", "example_in_words", "safe_epsilon"]
+__all__ = ["declare", "example_in_words"]
 
 _PACKAGES = (
     "torch",
@@ -58,11 +56,6 @@ def example_in_words(data: PreparedData) -> str:
     """What one example is: "one row of sst2/train: a text and its label"."""
     texts = "a pair of texts" if data.task.is_pair else "a text"
     return f"one row of {data.task.name}/train: {texts} and its label"
-
-
-def safe_epsilon(event: MechanismEvent, delta: float) -> float:
-    """ε of ``event`` as it is claimed; 0 where nothing was released."""
-    return PLD.epsilon([event], delta) if event.steps else 0.0
 
 
 def declare(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dpft.data.prepare import PreparedSplit
 from dpft.engines.base import MicroBatch, PieceReport, Session
+from dpft.errors import PrivacyError
 from dpft.privacy.plan import Plan
 from dpft.privacy.sampling import micro_batches
 from dpft.privacy.step import step
@@ -90,6 +91,11 @@ def fit(
     Raises:
         PrivacyError: a step that could not be released.
     """
+    if work.session.clipper is not work.plan.clipper:
+        raise PrivacyError(
+            "the engine does not clip as the plan accounts for",
+            hint="open the session with the plan's own clipper",
+        )
     steps = work.plan.schedule.steps
     optimizer, scheduler = make_optimizer(work.parameters, optimisation, steps)
     lengths = work.split.lengths + work.extra_tokens

@@ -1,8 +1,9 @@
 """Before the first step: does this very model, mode and engine clip what it should?
 
 A rule can be right for a layer and wrong for how a model uses it (a weight read past its module, a batch
-dimension that is not one). So the engine that is about to train is compared with the slow truth on three
-synthetic examples of different lengths; it costs milliseconds and reads no data.
+dimension that is not one), and a model can mix examples by itself (attention or convolution over padding,
+whose width a longer neighbour decides). So the engine that is about to train is compared with the slow truth
+on three synthetic examples of different lengths; it costs milliseconds and reads no data.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
 
 from dpft.engines import oracle
 from dpft.engines.base import Engine, MicroBatch
@@ -21,6 +23,7 @@ from dpft.privacy.clipping import FlatClipper
 __all__ = ["check_engine", "check_reachable", "synthetic_batch"]
 
 _LENGTHS = (11, 7, 2)  # different from each other and from their number, so that no two dimensions coincide
+_EXTRA_PADDING = 5
 _TOLERANCE = 1e-3
 
 
@@ -69,16 +72,41 @@ def check_engine(
     _, norms = oracle.clipped_sum(truth, 1.0)
     bound = float(norms.median())  # so that some examples are clipped and some are not
     expected, _ = oracle.clipped_sum(truth, bound)
-    sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     with engine.session(model, parameters, FlatClipper(bound), "fp32") as session:
-        report = session.accumulate(batch, sums)
+        for piece in (batch, _wider(batch)) if "attention_mask" in batch.inputs else (batch,):
+            sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+            report = session.accumulate(piece, sums)
+            _compare(engine.name, type(model).__name__, report.norms, norms, sums, expected)
+
+
+def _wider(batch: MicroBatch) -> MicroBatch:
+    """The same examples under more padding, as a longer neighbour would bring."""
+    pad = int(batch.inputs["input_ids"][-1, -1])  # the shortest row ends in padding
+    return MicroBatch(
+        {
+            key: F.pad(value, (0, _EXTRA_PADDING), value=pad if key == "input_ids" else 0)
+            for key, value in batch.inputs.items()
+        },
+        batch.labels,
+    )
+
+
+def _compare(
+    engine: str,
+    model: str,
+    found_norms: Tensor | None,
+    norms: Tensor,
+    sums: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+) -> None:
     difference = torch.stack([(sums[n].double() - expected[n]).square().sum() for n in expected]).sum().sqrt()
     size = torch.stack([value.square().sum() for value in expected.values()]).sum().sqrt()
-    norm_error = float("nan") if report.norms is None else float(((report.norms - norms).abs() / norms).max())
+    norm_error = float("nan") if found_norms is None else float(((found_norms - norms).abs() / norms).max())
     sum_error = float(difference / size)
     if not (norm_error <= _TOLERANCE and sum_error <= _TOLERANCE):
         raise PrivacyError(
-            f"engine {engine.name!r} is not exact on {type(model).__name__}: per-example norms differ by "
-            f"{norm_error:.2g}, the clipped sum by {sum_error:.2g} (relative)",
-            hint="choose another --finetune-mode or --engine for this architecture",
+            f"engine {engine!r} is not exact on {model}: against each example alone, norms differ by "
+            f"{norm_error:.2g} and the clipped sum by {sum_error:.2g} (relative)",
+            hint="this architecture may mix examples (through padding, say): choose another model or "
+            "--finetune-mode",
         )

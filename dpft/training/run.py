@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dpft.accounting.calibrate import guarantee
 from dpft.accounting.pld import PldAccountant
 from dpft.engines import ordinary
 from dpft.engines.base import Engine, Session
-from dpft.errors import PrivacyError
+from dpft.errors import DpftError, PrivacyError
 from dpft.privacy.plan import OrdinaryPlan, PrivatePlan, make_plan
-from dpft.runs.active import ActiveRun
+from dpft.runs.active import ActiveRun, FinalStatus
 from dpft.runs.files import publish_dir, write_atomic
 from dpft.runs.manifest import Manifest, safetensors_header
 from dpft.runs.record import RunRecord
@@ -26,7 +29,7 @@ from dpft.runs.store import Store
 from dpft.spec import RunSpec
 from dpft.tables import ENGINES
 from dpft.training.assemble import Assembled, assemble
-from dpft.training.declare import declare, safe_epsilon
+from dpft.training.declare import declare
 from dpft.training.evaluation import Evaluation, evaluate
 from dpft.training.loop import Fit, StepReport, fit
 from dpft.training.observer import Observer, Progress, RunFacts
@@ -101,6 +104,7 @@ class _Run:
         self._epsilon: float | None = None
         self._planned_epsilon: float | None = None
         self._epsilon_at = 0
+        self._evaluated_at = 0
         self._began = time.monotonic()
 
     def go(self) -> RunRecord:
@@ -122,15 +126,31 @@ class _Run:
         self._planned_epsilon = facts.planned_epsilon
         before = {name: p.detach().clone() for name, p in self.assembled.parameters.items()}
         try:
-            self.observer.started(facts)
-            self._fit()
-        except KeyboardInterrupt:
-            with _uninterrupted():
+            status: FinalStatus = "completed"
+            try:
+                self.observer.started(facts)
+                self._fit()
+            except KeyboardInterrupt:
+                status = "interrupted"
                 self.observer.stopping()
-                return self._finish("interrupted")
-        with _uninterrupted():
-            _check_moved(before, self.assembled.parameters)
-            return self._finish("completed")
+                self._score_what_is_saved()
+            with _uninterrupted():
+                if status == "completed":
+                    _check_moved(before, self.assembled.parameters)
+                return self._finish(status)
+        except BaseException:
+            # Whatever went wrong, these steps were taken: they must not look free.
+            with _uninterrupted(), contextlib.suppress(DpftError):
+                self.active.update(steps=self.plan.steps_taken)
+            raise
+
+    def _score_what_is_saved(self) -> None:
+        """Scores of an interrupted run are of the weights that are saved; a second Ctrl-C does without."""
+        if self.plan.steps_taken in (0, self._evaluated_at):
+            return
+        self.evaluation = None
+        with contextlib.suppress(KeyboardInterrupt):
+            self.evaluation = self._evaluate()
 
     def _fit(self) -> None:
         train_split = self.assembled.data.splits["train"]
@@ -152,6 +172,7 @@ class _Run:
         metrics: Mapping[str, float] = {}
         if report.epoch_ended:
             self.evaluation = self._evaluate()
+            self._evaluated_at = report.step
             metrics = self.evaluation.metrics
             line: dict[str, Any] = {"step": report.step, **{f"validation_{k}": v for k, v in metrics.items()}}
             if self._epsilon is not None:
@@ -163,7 +184,9 @@ class _Run:
 
     def _refresh_epsilon(self, step: int, *, force: bool) -> None:
         """Keep an ε that covers ``step`` steps: computed for a little ahead, so that it is never too low."""
-        if not isinstance(self.plan, PrivatePlan) or (step <= self._epsilon_at and not force):
+        if not isinstance(self.plan, PrivatePlan) or self.plan.doubt() is not None:
+            return
+        if step <= self._epsilon_at and not force:
             return
         steps = self.plan.schedule.steps
         self._epsilon_at = min(steps, step + max(1, int(_EPSILON_REFRESH * steps)) - 1)
@@ -171,18 +194,27 @@ class _Run:
         self._epsilon = min(so_far, self._planned_epsilon or so_far)
 
     def _evaluate(self) -> Evaluation:
-        return evaluate(
-            self.assembled.model,
-            self.assembled.data.splits[self.validation],
-            self.assembled.task,
-            self.assembled.pad_token_id,
-            self.spec.hardware,
-            self.spec.tuning.num_prepend_tokens or 0,
-        )
+        with _resting(self.assembled.model):
+            return evaluate(
+                self.assembled.model,
+                self.assembled.data.splits[self.validation],
+                self.assembled.task,
+                self.assembled.pad_token_id,
+                self.spec.hardware,
+                self.spec.tuning.num_prepend_tokens or 0,
+            )
 
-    def _finish(self, status: Any) -> RunRecord:
+    def _finish(self, status: FinalStatus) -> RunRecord:
         """Adapter, then manifest: whatever has a manifest has everything the manifest speaks of."""
         staging = self.active.directory / ".adapter"
+        try:
+            return self._publish(status, staging)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _publish(self, status: FinalStatus, staging: Path) -> RunRecord:
+        for parameter in self.assembled.parameters.values():
+            parameter.requires_grad_(True)  # an interruption may have left some as the engine had them
         trained = self.plan.steps_taken > 0
         digest = None
         if trained:
@@ -202,7 +234,6 @@ class _Run:
             stamp(staging, safetensors_header(manifest))
             write_atomic(staging / "README.md", _card(self.spec, self.assembled, manifest))
             publish_dir(staging, self.active.adapter_dir)
-        shutil.rmtree(staging, ignore_errors=True)
         scores = self.evaluation
         if scores is not None and scores.collapsed:
             self.observer.warned("every answer is the same label: the model has learnt nothing")
@@ -223,22 +254,29 @@ def _plan(spec: RunSpec, assembled: Assembled, observer: Observer) -> PrivatePla
 
 
 def _preflight(spec: RunSpec, assembled: Assembled) -> None:
-    """Compare engine and truth on synthetic text; LoRA's own dropout rests meanwhile."""
+    """Compare engine and truth on synthetic text."""
     batch = synthetic_batch(
         assembled.model,
         token_types="token_type_ids" in assembled.tokenizer.model_input_names,
         labels=len(assembled.task.labels),
         pad_token_id=assembled.pad_token_id,
     )
-    active = [module for module in assembled.model.modules() if module.training]
-    assembled.model.eval()
-    try:
+    with _resting(assembled.model):
         check_reachable(assembled.model, assembled.parameters, batch)
         if spec.privacy.enabled:
             engine: Engine = ENGINES.get(spec.privacy.engine)
             check_engine(engine, assembled.model, assembled.parameters, batch)
+
+
+@contextmanager
+def _resting(model: Any) -> Iterator[None]:
+    """Let LoRA's own dropout rest: scores and checks are of the model itself."""
+    awake = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
     finally:
-        for module in active:
+        for module in awake:
             module.training = True
 
 
@@ -277,7 +315,8 @@ def _facts(
         noise_multiplier=plan.planned_event.noise_multiplier,
         max_grad_norm=spec.privacy.max_grad_norm,
         delta=schedule.delta,
-        planned_epsilon=safe_epsilon(plan.planned_event, schedule.delta),
+        # In full, so that what the manifest will need is refused now if it cannot be had.
+        planned_epsilon=guarantee([plan.planned_event], schedule.delta).epsilon,
     )
 
 

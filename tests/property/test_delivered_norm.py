@@ -99,6 +99,30 @@ def test_planted_unguarded_norm_overshoots(monkeypatch: pytest.MonkeyPatch) -> N
     assert worst_overshoot() > 1e-6
 
 
+@pytest.mark.parametrize("constant", [False, True], ids=["normal", "constant"])
+def test_large_gradients_do_not_overshoot(constant: bool) -> None:
+    """Errors of a float32 norm grow with the number of elements; here no cancellation hides them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def values(*shape: int) -> torch.Tensor:
+        drawn = torch.randn(shape, generator=generator)
+        return 0.3 * drawn.sign() if constant else drawn
+
+    a, g = values(1, 300, 400), values(1, 300, 400)
+    g[:, 1:] = 0  # as where only the first token is pooled
+    cases: list[tuple[PerExampleGradient, torch.Size]] = [
+        (OuterGradient(a, g), torch.Size((400, 400))),
+        (DenseGradient(values(1, 1000, 1000)), torch.Size((1000, 1000))),
+        (OuterGradient(values(1, 1, 3000), values(1, 1, 800)), torch.Size((800, 3000))),
+        (
+            IndexedGradient(torch.zeros((1, 300), dtype=torch.long), values(1, 300, 800), 5),
+            torch.Size((5, 800)),
+        ),
+    ]
+    for case in cases:
+        assert delivered([case], 0.1).max() <= 0.1 * (1 + 1e-6), type(case[0]).__name__
+
+
 @pytest.mark.parametrize("kind", ["outer", "indexed", "dense"])
 def test_forms_agree_with_their_dense_gradients(kind: str) -> None:
     """Both the Gram and the instantiated path of a linear layer, and the sparse paths of a table."""

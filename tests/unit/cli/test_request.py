@@ -73,7 +73,6 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
         "--batch-size": 33,
         "--lora-r": 5,
         "--lora-alpha": 6,
-        "--lora-dropout": 0.125,
         "--num-prepend-tokens": 9,
         "--seed": 11,
         "--target-epsilon": 2,
@@ -82,7 +81,6 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
         "--clipping": "flat",
         "--engine": "dpft",
         "--micro-batch-tokens": 512,
-        "--precision": "bf16",
         "--name": "my-run",
         "--tag": "first",
         "--note": "a note",
@@ -100,7 +98,7 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
             "mode": "soft-prompt+lora",
             "lora_r": 5,
             "lora_alpha": 6.0,
-            "lora_dropout": 0.125,
+            "lora_dropout": 0.0,
             "num_prepend_tokens": 9,
         },
         "privacy": {
@@ -120,8 +118,22 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
             "warmup_fraction": 0.05,
             "seed": 11,
         },
-        "hardware": {"micro_batch_tokens": 512, "precision": "bf16", "num_threads": None},
+        "hardware": {"micro_batch_tokens": 512, "precision": "fp32", "num_threads": None},
     }
+
+
+COUPLING = [("--lora-dropout", "0.125"), ("--precision", "bf16")]
+
+
+@pytest.mark.parametrize(("option", "value"), COUPLING)
+def test_what_couples_examples_is_for_ordinary_training_only(
+    dpft: Command, training: FakeTraining, option: str, value: str
+) -> None:
+    assert dpft("train", "demo", option, value, "--no-dp").code == 0
+    refused = dpft("train", "demo", option, value)
+    assert refused.code == 4
+    assert "--no-dp" in refused.err
+    assert len(training.specs) == 1
 
 
 def test_noise_may_be_given_instead_of_a_target(dpft: Command, training: FakeTraining) -> None:

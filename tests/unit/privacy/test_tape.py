@@ -19,7 +19,7 @@ from dpft.privacy.clipping import FlatClipper
 from dpft.privacy.gradients import DenseGradient, PerExampleGradient
 from dpft.privacy.tape import Tape
 from dpft.spec import TuningSpec
-from dpft.training.preflight import check_engine, check_reachable
+from dpft.training.preflight import check_engine, check_reachable, synthetic_batch
 from dpft.tuning.adapters import prompt_config
 from tests import models
 
@@ -158,6 +158,40 @@ def test_planted_loss_coupling_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     model = Coupled()
     with pytest.raises(PrivacyError, match="not exact on Coupled"):
         check_engine(ENGINE, model, trainable(model), example_batch())
+
+
+def padding_mixer(kind: str) -> nn.Module:
+    """Architectures whose answer depends on how wide the batch is padded."""
+    from transformers import (
+        ConvBertConfig,
+        ConvBertForSequenceClassification,
+        FNetConfig,
+        FNetForSequenceClassification,
+    )
+
+    torch.manual_seed(0)
+    common = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 48}
+    if kind == "fnet":
+        return FNetForSequenceClassification(FNetConfig(**common, initializer_range=0.2)).eval()
+    config = ConvBertConfig(**common, num_attention_heads=4, embedding_size=32, initializer_range=0.2)
+    return ConvBertForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["fnet", "convbert"])
+def test_examples_coupled_through_padding_fail_the_preflight(kind: str) -> None:
+    """A longer neighbour widens everybody's padding: where that changes a gradient, no ε is true."""
+    model = padding_mixer(kind)
+    parameters = {n: p for n, p in model.named_parameters() if n.startswith("classifier.")}
+    batch = synthetic_batch(model, token_types=False, labels=2, pad_token_id=0)
+    with pytest.raises(PrivacyError, match="not exact on"):
+        check_engine(ENGINE, model, parameters, batch)
+
+
+def test_bert_does_not_mind_padding() -> None:
+    model, parameters = models.tuned("full")
+    check_engine(
+        ENGINE, model, parameters, synthetic_batch(model, token_types=True, labels=3, pad_token_id=0)
+    )
 
 
 # -- row 10: a parameter without a rule

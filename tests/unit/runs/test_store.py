@@ -82,8 +82,10 @@ def test_a_completed_run_states_what_its_manifest_states(store: Store) -> None:
     with store.create(make_spec()) as run:
         run.adapter_dir.mkdir()
         (run.adapter_dir / "adapter_model.safetensors").write_bytes(b"weights")
-        run.append_metrics({"step": 1, "accuracy": 0.5, "loss": math.nan})
-        run.append_metrics({"step": 2, "note": "ε"})
+        run.append_metrics({"step": 1, "validation_accuracy": 0.5, "epsilon": math.nan})
+        run.append_metrics({"step": 2, "validation_note": "ε"})
+        with pytest.raises(PrivacyError, match="loss may not stand"):
+            run.append_metrics({"step": 3, "loss": 0.5})
         run.append_local_only({"step": 1, "loss": 0.7})
         manifest = manifest_of(private_parts(run.record.run_id))
         record = run.finish(
@@ -97,14 +99,17 @@ def test_a_completed_run_states_what_its_manifest_states(store: Store) -> None:
     assert record.finished >= record.created
     assert record.seconds is not None
     listed = {entry["name"]: entry for entry in store.files(record)["files"]}
-    assert sorted(listed) == ["adapter/adapter_model.safetensors", "config.yaml", "metrics.jsonl"]
+    assert sorted(listed) == ["adapter/adapter_model.safetensors", "metrics.jsonl"]
     assert listed["adapter/adapter_model.safetensors"] == {
         "name": "adapter/adapter_model.safetensors",
         "sha256": hashlib.sha256(b"weights").hexdigest(),
         "size": 7,
     }
     lines = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
-    assert lines == [{"step": 1, "accuracy": 0.5, "loss": None}, {"step": 2, "note": "ε"}]
+    assert lines == [
+        {"step": 1, "validation_accuracy": 0.5, "epsilon": None},
+        {"step": 2, "validation_note": "ε"},
+    ]
     assert "Do not share" in (run.directory / "local-only" / "README").read_text()
     if os.name != "nt":
         assert stat.S_IMODE((run.directory / "local-only").stat().st_mode) == 0o700

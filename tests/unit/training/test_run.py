@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -14,19 +16,23 @@ from safetensors import safe_open
 from dpft.accounting.event import MechanismEvent
 from dpft.accounting.pld import PLD
 from dpft.accounting.rdp import RDP
-from dpft.errors import ModelError, PrivacyError, UsageError
+from dpft.engines import ordinary
+from dpft.engines.bookkeeping import ENGINE as BOOKKEEPING
+from dpft.errors import ModelError, PrivacyError, StoreError, UsageError
+from dpft.privacy.clipping import FlatClipper
 from dpft.privacy.noise import KeyStream
 from dpft.privacy.sampling import ShuffleSampler
 from dpft.runs.manifest import Manifest
 from dpft.runs.record import RunRecord
 from dpft.runs.store import Store
 from dpft.spec import DataSpec, HardwareSpec, ModelSpec, OptimisationSpec, PrivacySpec, RunSpec, TuningSpec
-from dpft.tables import MODES
+from dpft.tables import ENGINES, MODES
 from dpft.training import run as story
 from dpft.training.observer import Observer, Progress
 from dpft.training.run import plan_run, train
 from dpft.tuning.base import restore
 from dpft.tuning.files import adapter_sha256
+from tests import models
 
 PEFT_FILES = {"adapter_config.json", "adapter_model.safetensors"}
 ADAPTER_FILES = {
@@ -280,3 +286,92 @@ def test_a_sampler_that_is_not_accounted_for_claims_nothing(
     assert not manifest["sampling"]["assumptions_hold"]
     assert "guarantee" not in manifest
     assert record.epsilon is None
+
+
+class Spoiled:
+    """An engine that does something else than the real one."""
+
+    name = "spoiled"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def session(self, model: Any, parameters: Any, clipper: Any, precision: str) -> Any:
+        if self.kind == "unclipped":
+            return ordinary.session(model, parameters, precision)
+        bound = FlatClipper(clipper.sensitivity * 2) if self.kind == "twice C" else clipper
+        return BOOKKEEPING.session(model, parameters, bound, precision)
+
+
+@pytest.mark.parametrize("kind", ["unclipped", "twice C"])
+def test_planted_engines_that_do_not_clip_train_nothing(
+    kind: str, spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the preflight; and, were that gone too, by the loop, which wants the plan's own clipper."""
+    monkeypatch.setattr(ENGINES, "get", lambda name: Spoiled(kind))
+    with pytest.raises(PrivacyError, match="not exact on"):
+        train(spec())
+    assert Store().list() == []
+    monkeypatch.setattr(story, "check_engine", lambda *arguments: None)
+    with pytest.raises(PrivacyError, match="does not clip as the plan accounts for"):
+        train(spec())
+    (failed,) = Store().list()
+    assert (failed.status, failed.steps, failed.epsilon) == ("failed", 0, None)
+
+
+def test_one_example_moves_the_weights_by_at_most_its_share(
+    spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real run, noise silenced, plain descent, a batch of one example: at most lr·C/B a step."""
+    rate, clip = 0.5, 0.01
+
+    class Silent(KeyStream):
+        def normals(self, count: int) -> torch.Tensor:
+            return torch.zeros(count, dtype=torch.float64)
+
+    def lonely(*arguments: Any) -> Any:
+        plan = genuine(*arguments, stream=Silent())
+        plan._sampler.draw = lambda: np.array([3])
+        return plan
+
+    def descent(parameters: Any, optimisation: Any, steps: int) -> Any:
+        optimizer = torch.optim.SGD(parameters.values(), lr=rate)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1.0)
+
+    genuine, kept = story.make_plan, []
+    assembled = story.assemble
+    monkeypatch.setattr(story, "make_plan", lonely)
+    monkeypatch.setattr("dpft.training.loop.make_optimizer", descent)
+    monkeypatch.setattr(story, "assemble", lambda *a: kept.append(assembled(*a)) or kept[0])
+    weights: list[torch.Tensor] = []
+
+    class Watching(Observer):
+        def started(self, facts: Any) -> None:
+            weights.append(models.flat(kept[0].parameters))
+
+        def progressed(self, progress: Progress) -> None:
+            weights.append(models.flat(kept[0].parameters))
+
+    monkeypatch.setattr(story, "_check_moved", lambda *arguments: None)
+    train(spec(max_grad_norm=clip), Watching())
+    for before, after in pairwise(weights):
+        assert 0 < (after - before).norm() <= rate * clip / 20 * (1 + 1e-3)
+
+
+def test_steps_of_a_run_that_fails_late_are_not_forgotten(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **more: Any) -> Any:
+        raise StoreError("the disk is full", hint="")
+
+    monkeypatch.setattr(story, "declare", broken)
+    with pytest.raises(StoreError):
+        train(spec())
+    (failed,) = Store().list()
+    assert (failed.status, failed.steps) == ("failed", 3)
+    assert not (failed.run_dir / ".adapter").exists()
+    assert not (failed.run_dir / "adapter").exists()
+
+
+def test_shared_metrics_hold_only_what_may_be_shared(spec: Any) -> None:
+    record = train(spec(epochs=2))
+    lines = [json.loads(line) for line in (record.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert {key for line in lines for key in line} == {"step", "epsilon", "validation_accuracy"}
