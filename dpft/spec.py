@@ -113,11 +113,21 @@ class PrivacySpec(Frozen):
 
 
 class OptimisationSpec(Frozen):
-    """How the released gradients are used; ``batch_size`` is the expected logical batch."""
+    """How the released gradients are used.
+
+    Attributes:
+        learning_rate: peak, of AdamW.
+        epochs: passes over (in expectation) all examples.
+        batch_size: expected logical batch; None for 1024, or a sixteenth of the examples where that is less
+            (``privacy.plan.derive_schedule`` decides, once).
+        weight_decay: of AdamW.
+        warmup_fraction: of the steps.
+        seed: of initialisation, and of data order without privacy.
+    """
 
     learning_rate: PositiveFloat
     epochs: PositiveFloat = 3.0
-    batch_size: Annotated[int, Field(ge=1)] = 1024
+    batch_size: Annotated[int, Field(ge=1)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     seed: int = 0

@@ -77,7 +77,7 @@ STATED = {
     "max_length": "128",
     "finetune_mode": "lora",
     "epochs": "3.0",
-    "batch_size": "1024",
+    "batch_size": "1024, or a sixteenth of fewer than 16,384 rows",
     "lora_r": "8",
     "lora_alpha": "16.0",
     "lora_dropout": "0.0",

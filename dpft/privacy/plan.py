@@ -31,6 +31,10 @@ from dpft.tables import CLIPPERS
 __all__ = ["Draw", "OrdinaryPlan", "Plan", "PrivatePlan", "Schedule", "derive_schedule", "make_plan"]
 
 
+_USUAL_BATCH = 1024
+_LEAST_STEPS_PER_EPOCH = 16  # of a small dataset: fewer, larger batches would leave too few steps to learn in
+
+
 @dataclass(frozen=True)
 class Schedule:
     """What follows from n, batch size and epochs, derived once.
@@ -65,6 +69,8 @@ def derive_schedule(examples: int, optimisation: OptimisationSpec, target_delta:
             f"the training split has {examples} examples", hint="give a dataset with training rows"
         )
     batch = optimisation.batch_size
+    if batch is None:
+        batch = min(_USUAL_BATCH, max(1, examples // _LEAST_STEPS_PER_EPOCH))
     if not batch <= examples:
         raise UsageError(
             f"--batch-size {batch} is larger than the {examples} training examples",

@@ -119,7 +119,7 @@ def test_a_run_and_its_score(dpft: Command, tiny: list[object], glue_dir: Path, 
 
 
 def test_a_run_on_a_dataset_smaller_than_a_batch_is_refused(dpft: Command, settings: list[object]) -> None:
-    outcome = dpft("train", "sst2", *settings)
+    outcome = dpft("train", "sst2", *settings, "--batch-size", 1024)
     assert outcome.code == 2
     assert "--batch-size 1024 is larger than the 60 training examples" in outcome.err
     assert Store().list() == []

@@ -13,7 +13,7 @@ import torch
 from dpft.accounting.pld import PLD
 from dpft.errors import PrivacyError, UsageError
 from dpft.privacy.noise import KeyStream
-from dpft.privacy.plan import Draw, OrdinaryPlan, PrivatePlan, make_plan
+from dpft.privacy.plan import Draw, OrdinaryPlan, PrivatePlan, derive_schedule, make_plan
 from dpft.privacy.sampling import ShuffleSampler
 from dpft.privacy.step import step
 from dpft.spec import OptimisationSpec, PrivacySpec
@@ -219,6 +219,15 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(UsageError, match="larger than the 100 training examples") as caught:
         make_plan(100, OptimisationSpec(learning_rate=1.0, batch_size=101), PrivacySpec())
     assert "at most 100" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch"), [(67_349, 1024), (16_384, 1024), (4000, 250), (60, 3), (10, 1), (1, 1)]
+)
+def test_an_unsaid_batch_follows_from_the_examples(examples: int, batch: int) -> None:
+    schedule = derive_schedule(examples, OptimisationSpec(learning_rate=1.0), None)
+    assert schedule.expected_batch_size == batch
+    assert schedule.sample_rate == batch / examples
 
 
 def test_event_counts_the_steps_taken_and_epsilon_follows_from_it() -> None:
