@@ -21,7 +21,7 @@ class IA3(SingleAdapter):
 
     name = "ia3"
     description = "learnt scales of keys, values and feed-forward activations, and the head"
-    defaults = ModeDefaults(learning_rate=1e-2, learning_rate_without_privacy=5e-3, max_grad_norm=1.0)
+    defaults = ModeDefaults(learning_rate=1e-2, learning_rate_without_privacy=5e-3, max_grad_norm=3.0)
 
     def config(self, model: Any, tuning: TuningSpec) -> Any:
         """PEFT's own targets for the architecture, with the head saved beside them."""

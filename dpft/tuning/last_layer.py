@@ -17,7 +17,7 @@ class LastLayer(PlainMode):
 
     name = "last-layer"
     description = "the classification head alone"
-    defaults = ModeDefaults(learning_rate=4e-3, learning_rate_without_privacy=1e-3, max_grad_norm=1.0)
+    defaults = ModeDefaults(learning_rate=3e-2, learning_rate_without_privacy=4e-3, max_grad_norm=3.0)
 
     def trainable(self, model: Any, tuning: TuningSpec) -> set[str]:
         """The head's parameters."""
