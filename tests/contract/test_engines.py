@@ -96,6 +96,25 @@ def test_a_poisoned_example_is_as_if_absent(engine: str, mode: str) -> None:
     torch.testing.assert_close(models.flat(sums), models.flat(reference), rtol=0, atol=1e-6)
 
 
+def test_planted_factor_zero_instead_of_absence_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 4: a poisoned example that is multiplied by zero instead of left out poisons the sum."""
+    model, parameters = models.tuned("lora")
+    model.get_input_embeddings().weight.data[5] = float("nan")
+    whole = models.batch()
+    whole.inputs["input_ids"][4, 0] = 5
+    sums = models.zeros(parameters)
+    zero = torch.zeros(len(whole))
+    monkeypatch.setattr(FlatClipper, "factors", lambda self, norms: zero)
+    with (
+        ENGINES.get("dpft").session(model, parameters, FlatClipper(0.5), "fp32") as session,
+        monkeypatch.context() as planted,
+    ):
+        planted.setattr(torch, "isfinite", lambda value: torch.ones_like(value, dtype=torch.bool))
+        session.accumulate(whole, sums)
+    poisoned = models.flat(sums)
+    assert poisoned.isnan().any()  # zero times NaN is NaN
+
+
 @pytest.mark.parametrize("engine", ENGINES.names())
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("mode", ["full", "lora", "ia3", "prefix", "soft-prompt"])
