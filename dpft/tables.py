@@ -114,7 +114,7 @@ RULES: Table[Any] = Table(
     },
 )
 
-CLIPPERS: Table[Any] = Table("clipping", {"flat": "dpft.privacy.clipping:FlatClipper"})
+CLIPPERS: Table[Any] = Table("clipping", {"flat": "dpft.privacy.clipping.flat:FlatClipper"})
 
 ACCOUNTANTS: Table[Any] = Table(
     "accountant", {"pld": "dpft.accounting.pld:PLD", "rdp": "dpft.accounting.rdp:RDP"}

@@ -28,12 +28,12 @@ class BookkeepingSession:
         self._model = model
         self._tape = tape
         self.clipper: Clipper | None = clipper
-        self._factors = clipper.factors
+        self._factors = clipper.over(tape.parameters)
         self._precision = precision
 
     @torch.no_grad()
     def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
-        """Add ``Σ_i c_i g_i`` to ``sums``.
+        """Add ``Σ_i c_i g_i`` to ``sums``, each parameter with the factors c of its clipping group.
 
         An example whose loss or gradient is not finite contributes exactly nothing, as if it were absent.
 
@@ -50,15 +50,15 @@ class BookkeepingSession:
             torch.autograd.backward(losses.sum())
         gradients = self._tape.gradients()
         self._tape.forget()
-        norms = [gradient.norms() for gradient in gradients.values()]
-        total = torch.stack([n.square for n in norms]).sum(0).sqrt()
+        norms = {name: gradient.norms() for name, gradient in gradients.items()}
+        total = torch.stack([n.square for n in norms.values()]).sum(0).sqrt()
         factors = self._factors(norms)
         finite = torch.isfinite(total) & torch.isfinite(losses)
         keep = None if bool(finite.all()) else finite.nonzero().flatten()
         for name, gradient in gradients.items():
             # Zero times infinity is not zero: what is not finite must not enter the product at all.
             kept = gradient if keep is None else gradient.select(keep)
-            kept.accumulate(factors if keep is None else factors[keep], sums[name])
+            kept.accumulate(factors[name] if keep is None else factors[name][keep], sums[name])
         return PieceReport(losses.detach(), total, 0 if keep is None else len(batch) - len(keep))
 
 

@@ -104,7 +104,7 @@ def test_planted_factor_zero_instead_of_absence_is_caught(monkeypatch: pytest.Mo
     whole.inputs["input_ids"][4, 0] = 5
     sums = models.zeros(parameters)
     zero = torch.zeros(len(whole))
-    monkeypatch.setattr(FlatClipper, "factors", lambda self, norms: zero)
+    monkeypatch.setattr(FlatClipper, "over", lambda self, names: lambda norms: dict.fromkeys(norms, zero))
     with (
         ENGINES.get("dpft").session(model, parameters, FlatClipper(0.5), "fp32") as session,
         monkeypatch.context() as planted,

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpft.privacy import clipping
-from dpft.privacy.clipping import FlatClipper
+from dpft.privacy.clipping import FlatClipper, base
 from dpft.privacy.gradients import DenseGradient, IndexedGradient, OuterGradient, PerExampleGradient
 
 SHAPES = st.tuples(
@@ -53,13 +52,14 @@ def make(kind: str, shape: tuple[int, int, int, int], seed: int) -> tuple[PerExa
 
 def delivered(gradients: list[tuple[PerExampleGradient, torch.Size]], clip: float) -> torch.Tensor:
     """The norm each example alone adds to the sums, (b)."""
-    factors = FlatClipper(clip).factors([gradient.norms() for gradient, _ in gradients])
+    norms = {str(number): gradient.norms() for number, (gradient, _) in enumerate(gradients)}
+    factors = FlatClipper(clip).over(norms)(norms)
     out = []
-    for i in range(len(factors)):
+    for i in range(gradients[0][0].batch_size):
         squares = 0.0
-        for gradient, shape in gradients:
+        for number, (gradient, shape) in enumerate(gradients):
             into = torch.zeros(shape)
-            gradient.select(torch.tensor([i])).accumulate(factors[i : i + 1], into)
+            gradient.select(torch.tensor([i])).accumulate(factors[str(number)][i : i + 1], into)
             squares += float(into.double().square().sum())
         out.append(squares**0.5)
     return torch.tensor(out, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_guard_holds_where_tokens_cancel() -> None:
 
 
 def test_planted_unguarded_norm_overshoots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clipping, "ROUNDING_GUARD", 0.0)
+    monkeypatch.setattr(base, "ROUNDING_GUARD", 0.0)
     assert worst_overshoot() > 1e-6
 
 
