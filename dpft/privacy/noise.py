@@ -4,6 +4,10 @@ Two things are drawn here and nowhere else: who is sampled, and the noise. Both 
 mode (NIST SP 800-38A), keyed by ``os.urandom`` and never by a seed; the key lives in this process's memory
 only and is written nowhere. A public seed would let anyone subtract the noise again.
 
+The 128-bit counter is divided up, so that what a step draws depends on key and step alone, and no two draws
+share a block: ``step (8 bytes) ‖ purpose (1 byte) ‖ block (7 bytes)``, big endian. A process that resumes a
+run draws a new key and goes on with the next step; nothing it draws was ever drawn before.
+
 Normals are drawn from 53-bit uniforms by the Box–Muller transform in float64, which reaches ±8.57 standard
 deviations; float32 generators stop near ±5.77, and a value outside their support proves membership.
 Not addressed: the discreteness of float64 itself (Mironov 2012, CCS); its effect is far below δ here but not
@@ -14,6 +18,8 @@ from __future__ import annotations
 
 import math
 import os
+from enum import IntEnum
+from typing import Never
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +27,9 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from torch import Tensor
 
-from dpft.errors import EntropyError
+from dpft.errors import EntropyError, PrivacyError
 
-__all__ = ["KEY_BYTES", "KeyStream", "normals_from_uniforms"]
+__all__ = ["KEY_BYTES", "KeyStream", "Purpose", "normals_from_uniforms"]
 
 KEY_BYTES = 32
 _CHUNK = 1 << 20
@@ -50,8 +56,18 @@ def _fresh_key() -> bytes:
     return key
 
 
+class Purpose(IntEnum):
+    """What a part of a step's keystream is for, in the order in which a step needs it."""
+
+    SAMPLING = 0
+    NOISE = 1
+
+
 class KeyStream:
     """AES-256-CTR keystream as a source of uniforms and normals.
+
+    It is read from where :meth:`begin` put it; before that, from the counter's zero, which is no step's. It
+    can be neither copied, pickled nor read in a forked process: each would draw the same noise a second time.
 
     Args:
         key: 32 bytes; None (always, outside tests) draws a fresh key from the operating system.
@@ -63,10 +79,43 @@ class KeyStream:
     description = "AES-256-CTR keyed by operating-system entropy"
 
     def __init__(self, key: bytes | None = None) -> None:
-        encryptor = Cipher(
-            algorithms.AES(key if key is not None else _fresh_key()), modes.CTR(bytes(16))
-        ).encryptor()
-        self._encrypt = encryptor.update
+        self._cipher = algorithms.AES(key if key is not None else _fresh_key())
+        self._process = os.getpid()
+        self._begun = (0, 0)
+        self._seek(0, 0)
+
+    def begin(self, step: int, purpose: Purpose) -> None:
+        """Read on from the start of the part that belongs to ``step`` and ``purpose``.
+
+        Args:
+            step: counted from 1.
+            purpose: what is drawn; each has 2⁵⁶ blocks of 16 bytes, more than can be read in a lifetime.
+
+        Raises:
+            PrivacyError: this part, or a later one, was begun before (its noise would be used twice), or the
+                process is a fork of the one that holds the key.
+        """
+        if os.getpid() != self._process:
+            raise PrivacyError(
+                "a forked process would draw the same noise as its parent",
+                hint="make the plan in the process that trains",
+            )
+        if not (step, purpose) > self._begun or not 0 < step < 1 << 64:
+            raise PrivacyError(
+                f"the {purpose.name.lower()} of step {step} was drawn already",
+                hint="noise is used once: make a new plan, which draws a new key",
+            )
+        self._begun = (step, purpose)
+        self._seek(step, purpose)
+
+    def _seek(self, step: int, purpose: int) -> None:
+        counter = step.to_bytes(8, "big") + purpose.to_bytes(1, "big") + bytes(7)
+        self._encrypt = Cipher(self._cipher, modes.CTR(counter)).encryptor().update
+
+    def __reduce__(self) -> Never:
+        raise PrivacyError(
+            "a keystream cannot be copied or stored", hint="noise is drawn once, by the process with the key"
+        )
 
     def bytes(self, count: int) -> bytes:
         """The next ``count`` bytes of the keystream (the encryption of zeros)."""

@@ -23,7 +23,7 @@ from dpft.accounting.calibrate import calibrate_noise_multiplier
 from dpft.accounting.event import MechanismEvent
 from dpft.errors import PrivacyError, UsageError
 from dpft.privacy.clipping import Clipper
-from dpft.privacy.noise import KeyStream
+from dpft.privacy.noise import KeyStream, Purpose
 from dpft.privacy.sampling import PoissonSampler, ShuffleSampler
 from dpft.spec import OptimisationSpec, PrivacySpec
 from dpft.tables import CLIPPERS
@@ -121,11 +121,13 @@ class _Turns:
         self.steps_taken = 0
         self._pending: Draw | None = None
 
-    def _open(self, indices: npt.NDArray[np.int64]) -> Draw:
+    def _check_turn(self) -> None:
         if self._pending is not None:
             raise PrivacyError(
                 "a batch was drawn while another awaits its release", hint="release each draw once"
             )
+
+    def _open(self, indices: npt.NDArray[np.int64]) -> Draw:
         self._pending = Draw(indices)
         return self._pending
 
@@ -192,6 +194,8 @@ class PrivatePlan(_Turns):
 
     def draw(self) -> Draw:
         """The next Poisson sample; an empty one is a step like any other."""
+        self._check_turn()
+        self._stream.begin(self.steps_taken + 1, Purpose.SAMPLING)
         return self._open(self._sampler.draw())
 
     def release(self, draw: Draw, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -215,6 +219,7 @@ class PrivatePlan(_Turns):
                     hint="this is a defect in the engine; run with --engine of another kind and report it",
                 )
         self._close(draw)
+        self._stream.begin(self.steps_taken, Purpose.NOISE)
         scale = self._event.noise_multiplier * self.clipper.sensitivity
         released = {}
         for name, value in sums.items():
@@ -234,6 +239,7 @@ class OrdinaryPlan(_Turns):
 
     def draw(self) -> Draw:
         """The next batch of the epoch."""
+        self._check_turn()
         return self._open(self._sampler.draw())
 
     def release(self, draw: Draw, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from dpft.errors import EntropyError, PrivacyError
-from dpft.privacy.noise import KEY_BYTES, KeyStream, normals_from_uniforms
+from dpft.privacy.noise import KEY_BYTES, KeyStream, Purpose, normals_from_uniforms
 from tests import statistics
 from tests.statistics import ALPHA
 
@@ -104,3 +107,77 @@ def test_chunks_join_without_repeating(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dpft.privacy.noise._CHUNK", 8)
     values = KeyStream(ZERO_KEY).normals(50)
     assert len(torch.unique(values)) == 50
+
+
+# -- a step's part of the stream depends on key and step alone, and is read once
+
+
+def part(step: int, purpose: Purpose, count: int = 64) -> bytes:
+    stream = KeyStream(ZERO_KEY)
+    stream.begin(step, purpose)
+    return stream.bytes(count)
+
+
+def test_each_part_begins_at_its_own_counter() -> None:
+    """Against AES-256 block by block: step 5's noise has the counters 5 ‖ 1 ‖ 0, 1, 2, 3."""
+    block_cipher = Cipher(algorithms.AES(ZERO_KEY), modes.ECB()).encryptor()
+    counters = b"".join((5).to_bytes(8, "big") + b"\1" + n.to_bytes(7, "big") for n in range(4))
+    assert part(5, Purpose.NOISE) == block_cipher.update(counters)
+
+
+def test_a_part_does_not_depend_on_what_was_read_before() -> None:
+    stream = KeyStream(ZERO_KEY)
+    for step in range(1, 5):
+        stream.begin(step, Purpose.SAMPLING)
+        stream.uniforms(3 * step)
+        stream.begin(step, Purpose.NOISE)
+        if step < 4:
+            stream.normals(step)
+    assert stream.bytes(64) == part(4, Purpose.NOISE)
+
+
+def shared_blocks(parts: list[bytes]) -> int:
+    blocks = [chunk[i : i + 16] for chunk in parts for i in range(0, len(chunk), 16)]
+    return len(blocks) - len(set(blocks))
+
+
+def test_no_two_parts_share_a_block() -> None:
+    """AES is a permutation: distinct counters give distinct blocks, so a shared block is a shared counter."""
+    parts = [part(step, purpose, 4096) for step in range(1, 9) for purpose in Purpose]
+    assert shared_blocks([KeyStream(ZERO_KEY).bytes(4096), *parts]) == 0
+
+
+def test_planted_overlap_of_steps_is_noticed() -> None:
+    stream = KeyStream(ZERO_KEY)
+    parts = [stream.bytes(64)]
+    for block in range(
+        1, 4
+    ):  # a step's number in the counter's last bytes: each step begins inside the former
+        stream._encrypt = Cipher(stream._cipher, modes.CTR(block.to_bytes(16, "big"))).encryptor().update
+        parts.append(stream.bytes(64))
+    assert shared_blocks(parts) > 0
+
+
+@pytest.mark.parametrize(
+    ("again", "purpose"), [(3, Purpose.SAMPLING), (3, Purpose.NOISE), (2, Purpose.NOISE), (0, Purpose.NOISE)]
+)
+def test_no_part_is_read_twice(again: int, purpose: Purpose) -> None:
+    stream = KeyStream(ZERO_KEY)
+    stream.begin(3, Purpose.NOISE)
+    with pytest.raises(PrivacyError, match="drawn already"):
+        stream.begin(again, purpose)
+    stream.begin(4, Purpose.SAMPLING)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, ForkingPickler.dumps])
+def test_a_stream_is_neither_copied_nor_stored(duplicate: object) -> None:
+    assert callable(duplicate)
+    with pytest.raises(PrivacyError, match="cannot be copied or stored"):
+        duplicate(KeyStream())
+
+
+def test_a_forked_process_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = KeyStream()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(PrivacyError, match="same noise as its parent"):
+        stream.begin(1, Purpose.SAMPLING)

@@ -170,6 +170,25 @@ def test_a_sum_that_is_not_finite_is_never_released() -> None:
     assert made.steps_taken == 0
 
 
+def test_a_step_draws_the_same_whatever_came_before() -> None:
+    """Samples of other sizes, tensors of other shapes: step 3 has its own part of the keystream."""
+    one, other = plan(), plan()
+    for _ in range(2):
+        one.release(one.draw(), sums())
+        other.release(other.draw(), {"w": torch.zeros(3)})
+    draws = one.draw(), other.draw()
+    assert np.array_equal(draws[0].indices, draws[1].indices)
+    assert torch.equal(one.release(draws[0], sums())["b"], other.release(draws[1], sums())["b"])
+
+
+def test_a_draw_cannot_be_repeated_to_get_other_examples() -> None:
+    made = plan()
+    made.draw()
+    made._pending = None
+    with pytest.raises(PrivacyError, match="drawn already"):
+        made.draw()
+
+
 # -- row 15: no public seed reaches the noise or the samples
 
 
