@@ -13,6 +13,7 @@
     │   └── HubError               1   the hub is out of reach
     ├── StoreError                 1   a damaged or newer store
     ├── ExportError                1   an export that does not reproduce the run
+    ├── UntrustedError             1   files from elsewhere that are not what they must be
     └── InterruptedRunError      130   stopped by the user
 
 Each error is one line (what failed, with the value) and a hint (the remedy). They are caught once, in
@@ -35,6 +36,7 @@ __all__ = [
     "PrivacyError",
     "StoreError",
     "UnsupportedLayerError",
+    "UntrustedError",
     "UsageError",
 ]
 
@@ -109,6 +111,10 @@ class StoreError(DpftError):
 
 class ExportError(DpftError):
     """An export that does not reproduce the run's logits."""
+
+
+class UntrustedError(DpftError):
+    """Files from elsewhere that are not what they must be; nothing of them was loaded."""
 
 
 class InterruptedRunError(DpftError):
