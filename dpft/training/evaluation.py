@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from dpft.privacy.sampling import micro_batches
 from dpft.spec import HardwareSpec
 from dpft.training.batches import collate
 
-__all__ = ["Evaluation", "evaluate", "predict"]
+__all__ = ["Evaluation", "evaluate", "predict", "resting"]
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,15 @@ def evaluate(
         confidence_interval=wilson_interval(correct, split.rows),
         collapsed=is_single_class_collapse(predictions),
     )
+
+
+@contextmanager
+def resting(model: Any) -> Iterator[None]:
+    """Let LoRA's own dropout rest: scores and checks are of the model itself."""
+    awake = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in awake:
+            module.training = True

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dpft.accounting.calibrate import guarantee
 from dpft.accounting.pld import PldAccountant
 from dpft.engines import ordinary
 from dpft.engines.base import Engine, Session
@@ -23,17 +20,20 @@ from dpft.errors import DpftError, PrivacyError
 from dpft.privacy.plan import OrdinaryPlan, PrivatePlan, make_plan
 from dpft.runs.active import ActiveRun, FinalStatus
 from dpft.runs.files import publish_dir, write_atomic
-from dpft.runs.manifest import Manifest, safetensors_header
+from dpft.runs.manifest import safetensors_header
 from dpft.runs.record import RunRecord
 from dpft.runs.store import Store
 from dpft.spec import RunSpec
 from dpft.tables import ENGINES
 from dpft.training.assemble import Assembled, assemble
+from dpft.training.card import card
 from dpft.training.declare import declare
-from dpft.training.evaluation import Evaluation, evaluate
+from dpft.training.evaluation import Evaluation, evaluate, resting
+from dpft.training.facts import facts_of
 from dpft.training.loop import Fit, StepReport, fit
 from dpft.training.observer import Observer, Progress, RunFacts
 from dpft.training.preflight import check_engine, check_reachable, synthetic_batch
+from dpft.training.signals import uninterrupted
 from dpft.tuning.files import adapter_sha256, stamp
 
 __all__ = ["plan_run", "train"]
@@ -78,7 +78,7 @@ def plan_run(spec: RunSpec, observer: Observer | None = None) -> RunFacts:
     assembled = assemble(spec, observer)
     plan = _plan(spec, assembled, observer)
     _preflight(spec, assembled)
-    return _facts(spec, assembled, plan, run_id="", name=spec.name or "")
+    return facts_of(spec, assembled, plan, run_id="", name=spec.name or "")
 
 
 class _Run:
@@ -109,7 +109,7 @@ class _Run:
 
     def go(self) -> RunRecord:
         """Train, save, state."""
-        facts = _facts(
+        facts = facts_of(
             self.spec,
             self.assembled,
             self.plan,
@@ -134,13 +134,13 @@ class _Run:
                 status = "interrupted"
                 self.observer.stopping()
                 self._score_what_is_saved()
-            with _uninterrupted():
+            with uninterrupted():
                 if status == "completed":
                     _check_moved(before, self.assembled.parameters)
                 return self._finish(status)
         except BaseException:
             # Whatever went wrong, these steps were taken: they must not look free.
-            with _uninterrupted(), contextlib.suppress(DpftError):
+            with uninterrupted(), contextlib.suppress(DpftError):
                 self.active.update(steps=self.plan.steps_taken)
             raise
 
@@ -194,7 +194,7 @@ class _Run:
         self._epsilon = min(so_far, self._planned_epsilon or so_far)
 
     def _evaluate(self) -> Evaluation:
-        with _resting(self.assembled.model):
+        with resting(self.assembled.model):
             return evaluate(
                 self.assembled.model,
                 self.assembled.data.splits[self.validation],
@@ -232,7 +232,7 @@ class _Run:
         )
         if trained:
             stamp(staging, safetensors_header(manifest))
-            write_atomic(staging / "README.md", _card(self.spec, self.assembled, manifest))
+            write_atomic(staging / "README.md", card(self.spec, self.assembled, manifest))
             publish_dir(staging, self.active.adapter_dir)
         scores = self.evaluation
         if scores is not None and scores.collapsed:
@@ -261,23 +261,11 @@ def _preflight(spec: RunSpec, assembled: Assembled) -> None:
         labels=len(assembled.task.labels),
         pad_token_id=assembled.pad_token_id,
     )
-    with _resting(assembled.model):
+    with resting(assembled.model):
         check_reachable(assembled.model, assembled.parameters, batch)
         if spec.privacy.enabled:
             engine: Engine = ENGINES.get(spec.privacy.engine)
             check_engine(engine, assembled.model, assembled.parameters, batch)
-
-
-@contextmanager
-def _resting(model: Any) -> Iterator[None]:
-    """Let LoRA's own dropout rest: scores and checks are of the model itself."""
-    awake = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in awake:
-            module.training = True
 
 
 def _session(
@@ -287,37 +275,6 @@ def _session(
         return ordinary.session(assembled.model, assembled.parameters, spec.hardware.precision)
     engine: Engine = ENGINES.get(spec.privacy.engine)
     return engine.session(assembled.model, assembled.parameters, plan.clipper, spec.hardware.precision)
-
-
-def _facts(
-    spec: RunSpec, assembled: Assembled, plan: PrivatePlan | OrdinaryPlan, *, run_id: str, name: str
-) -> RunFacts:
-    schedule = plan.schedule
-    common: dict[str, Any] = {
-        "run_id": run_id,
-        "name": name,
-        "dataset": spec.data.dataset,
-        "finetune_mode": spec.tuning.mode,
-        "model": assembled.base.public_id,
-        "private": spec.privacy.enabled,
-        "examples": schedule.examples,
-        "steps": schedule.steps,
-        "trainable_parameters": sum(p.numel() for p in assembled.parameters.values()),
-        "all_parameters": sum(p.numel() for p in assembled.model.parameters()),
-        "expected_batch_size": schedule.expected_batch_size,
-        "learning_rate": spec.optimisation.learning_rate,
-    }
-    if not isinstance(plan, PrivatePlan):
-        return RunFacts(**common)
-    return RunFacts(
-        **common,
-        sample_rate=schedule.sample_rate,
-        noise_multiplier=plan.planned_event.noise_multiplier,
-        max_grad_norm=spec.privacy.max_grad_norm,
-        delta=schedule.delta,
-        # In full, so that what the manifest will need is refused now if it cannot be had.
-        planned_epsilon=guarantee([plan.planned_event], schedule.delta).epsilon,
-    )
 
 
 def _check_moved(before: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
@@ -332,53 +289,3 @@ def _check_moved(before: Mapping[str, Tensor], parameters: Mapping[str, Tensor])
             f"{len(still)} trainable parameters did not move, {still[0]} among them",
             hint="this mode does not train them on this architecture; choose another --finetune-mode",
         )
-
-
-def _card(spec: RunSpec, assembled: Assembled, manifest: Manifest) -> str:
-    """What the adapter is, and how to load it."""
-    base = assembled.base.public_id
-    labels = len(assembled.task.labels)
-    lines = [
-        f"# {spec.tuning.mode} adapter for {base} on {spec.data.dataset}",
-        "",
-        manifest.statement,
-        "",
-        "```python",
-        "from transformers import AutoModelForSequenceClassification",
-    ]
-    options = f"num_labels={labels}, ignore_mismatched_sizes=True"
-    start = f'AutoModelForSequenceClassification.from_pretrained("{base}", {options})'
-    if assembled.mode.parts == ("",):
-        lines += ["from peft import PeftModel", "", f'model = PeftModel.from_pretrained({start}, "adapter")']
-    elif assembled.mode.parts:
-        inner, outer = assembled.mode.parts
-        lines += [
-            "from peft import PeftModel",
-            "",
-            f"model = {start}",
-            f'model = PeftModel.from_pretrained(model, "adapter/{inner}").get_base_model()',
-            f'model = PeftModel.from_pretrained(model, "adapter/{outer}")',
-        ]
-    else:
-        lines += [
-            "from safetensors.torch import load_file",
-            "",
-            f"model = {start}",
-            'model.load_state_dict(load_file("adapter/trained_parameters.safetensors"), strict=False)',
-        ]
-    return "\n".join([*lines, "```", ""])
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let no second Ctrl-C (nor SIGTERM) tear what is being saved; saving takes a moment."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, signal.SIG_IGN) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, previous, strict=True):
-            signal.signal(number, handler)
