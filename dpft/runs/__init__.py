@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dpft.runs.active import ActiveRun as ActiveRun
     from dpft.runs.files import FileEntry as FileEntry
+    from dpft.runs.ledger import Ledger as Ledger
     from dpft.runs.manifest import Manifest as Manifest
     from dpft.runs.manifest import safetensors_header as safetensors_header
     from dpft.runs.record import RunRecord as RunRecord
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ActiveRun": "active",
     "FileEntry": "files",
+    "Ledger": "ledger",
     "Manifest": "manifest",
     "Registry": "registry",
     "RunRecord": "record",
@@ -34,6 +36,7 @@ _HOMES = {
 __all__ = [
     "ActiveRun",
     "FileEntry",
+    "Ledger",
     "Manifest",
     "Registry",
     "RunRecord",

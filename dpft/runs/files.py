@@ -25,7 +25,9 @@ from dpft.errors import StoreError
 __all__ = [
     "LOCAL_ONLY",
     "FileEntry",
+    "append_durably",
     "append_line",
+    "cut_off",
     "ensure_directory",
     "file_table",
     "publish_dir",
@@ -122,6 +124,52 @@ def append_line(path: Path, line: str) -> None:
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, size)
                 raise
+
+
+def append_durably(path: Path, line: bytes) -> None:
+    """Append one line to a file (made with mode 0600), and return only when it is on the disk.
+
+    The line feed is written after the text before it has been flushed: so a line that ends in one is whole,
+    however the power fails, and text without one was never acknowledged.
+
+    Args:
+        path: the file; its folder must exist. Where the file is new, the folder is flushed, and the one it is
+            in, which may be as new.
+        line: bytes without a line feed.
+
+    Raises:
+        StoreError: the disk is full or fails; what was written of the line is cut off again where possible.
+    """
+    with _storing("append to", path):
+        new = not path.exists()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            try:
+                for part in (line, b"\n"):
+                    if os.write(descriptor, part) != len(part):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(descriptor)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+        if new:
+            _fsync_directory(path.parent)
+            _fsync_directory(path.parent.parent)
+
+
+def cut_off(path: Path, size: int) -> None:
+    """Shorten a file to its first ``size`` bytes, on the disk too.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with _storing("shorten", path), path.open("r+b") as stream:
+        stream.truncate(size)
+        os.fsync(stream.fileno())
 
 
 def ensure_directory(path: Path) -> Path:

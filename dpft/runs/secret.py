@@ -13,14 +13,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dpft.errors import EntropyError, LockedError, StoreError
+from dpft.errors import EntropyError, LockedError, PrivacyError, StoreError
 from dpft.runs import paths
 from dpft.runs.files import ensure_directory, write_atomic
 
-__all__ = ["KEY_BYTES", "keyed_fingerprint", "local_key"]
+__all__ = ["KEY_BYTES", "key_check", "keyed_fingerprint", "local_key"]
 
 KEY_BYTES = 32
 _DOMAIN = b"dpft/dataset-fingerprint/v1\x00"
+_CHECK_DOMAIN = b"dpft/key-check/v1\x00"
 _TIMEOUT_SECONDS = 30.0
 
 
@@ -36,6 +37,7 @@ def local_key(home: Path | None = None) -> bytes:
     Raises:
         EntropyError: the operating system gives no randomness.
         LockedError: another process has been making it for half a minute.
+        PrivacyError: it is gone, though there are ledgers whose datasets only it can recognise.
         StoreError: the key file is damaged, or cannot be read or written.
     """
     store = ensure_directory(home) if home is not None else paths.home()
@@ -47,6 +49,7 @@ def local_key(home: Path | None = None) -> bytes:
         with FileLock(store / "secret.lock", timeout=_TIMEOUT_SECONDS, mode=0o600):
             key = _read(path)  # somebody may have made it while we waited
             if key is None:
+                _refuse_if_lost(store)
                 key = _entropy()
                 write_atomic(path, key)
             return key
@@ -73,6 +76,27 @@ def keyed_fingerprint(content_digest: bytes, *, home: Path | None = None) -> str
             hint="give a cryptographic digest, such as SHA-256's 32 bytes",
         )
     return hmac.new(local_key(home), _DOMAIN + content_digest, hashlib.sha256).hexdigest()
+
+
+def key_check(home: Path | None = None) -> str:
+    """A value that tells this key from any other, and nothing else of it: what a ledger keeps of its key.
+
+    Returns:
+        32 hex characters.
+
+    Raises:
+        as :func:`local_key`.
+    """
+    return hmac.new(local_key(home), _CHECK_DOMAIN, hashlib.sha256).hexdigest()[:32]
+
+
+def _refuse_if_lost(store: Path) -> None:
+    """Under a new key every dataset would look new, and what was spent on it would be forgotten."""
+    if any((store / "ledger").glob("*.jsonl")):
+        raise PrivacyError(
+            f"{store / 'secret.key'} is gone, and the ledgers in {store / 'ledger'} need it",
+            hint="restore it from a backup; without it nobody can tell what was spent on which dataset",
+        )
 
 
 def _read(path: Path) -> bytes | None:
