@@ -114,7 +114,14 @@ RULES: Table[Any] = Table(
     },
 )
 
-CLIPPERS: Table[Any] = Table("clipping", {"flat": "dpft.privacy.clipping.flat:FlatClipper"})
+CLIPPERS: Table[Any] = Table(
+    "clipping",
+    {
+        "flat": "dpft.privacy.clipping.flat:FlatClipper",
+        "automatic": "dpft.privacy.clipping.automatic:AutomaticClipper",
+        "per-layer": "dpft.privacy.clipping.per_layer:PerLayerClipper",
+    },
+)
 
 ACCOUNTANTS: Table[Any] = Table(
     "accountant", {"pld": "dpft.accounting.pld:PLD", "rdp": "dpft.accounting.rdp:RDP"}

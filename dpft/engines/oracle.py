@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from dpft.engines.base import MicroBatch
+from dpft.privacy.clipping import Clipper, FlatClipper, norm_of
 
 __all__ = ["alone", "clipped_sum", "per_example_gradients"]
 
@@ -46,19 +47,20 @@ def alone(batch: MicroBatch, row: int) -> dict[str, Tensor]:
     return {key: value[row : row + 1, :length] for key, value in batch.inputs.items()}
 
 
-def clipped_sum(gradients: list[dict[str, Tensor]], max_grad_norm: float) -> tuple[dict[str, Tensor], Tensor]:
-    """Flat clipping as its definition says, in float64.
+def clipped_sum(
+    gradients: list[dict[str, Tensor]], clipping: Clipper | float
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Clip each example as the clipper's definition says, and add, in float64.
+
+    Args:
+        gradients: one per example, by parameter name.
+        clipping: the clipper, or C for flat clipping.
 
     Returns:
         The clipped sum by parameter, and the norms before clipping, (b).
     """
-    norms = torch.stack(
-        [torch.stack([value.double().square().sum() for value in g.values()]).sum().sqrt() for g in gradients]
-    )
-    factors = (max_grad_norm / norms).clamp(max=1.0)
-    names = gradients[0].keys()
-    sums = {
-        name: torch.stack([f * g[name].double() for f, g in zip(factors, gradients, strict=True)]).sum(0)
-        for name in names
-    }
+    clipper: Clipper = FlatClipper(clipping) if isinstance(clipping, float) else clipping
+    norms = torch.tensor([norm_of(g.values()) for g in gradients], dtype=torch.float64)
+    contributions = [clipper.contribution(g) for g in gradients]
+    sums = {name: torch.stack([c[name] for c in contributions]).sum(0) for name in gradients[0]}
     return sums, norms

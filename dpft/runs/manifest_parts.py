@@ -148,6 +148,8 @@ class Mechanism(Frozen):
         clipping: name in ``tables.CLIPPERS``.
         max_grad_norm: C.
         sensitivity: L2 bound of one example's contribution to a step's sum.
+        clipping_stability: γ of a clipping formula that has one.
+        clipping_groups: into how many groups the parameters are divided, each clipped by its own norm.
         noise_multiplier: standard deviation of the noise, in units of ``sensitivity``.
         expected_batch_size: B.
         denominator: what sums are divided by.
@@ -163,6 +165,8 @@ class Mechanism(Frozen):
     clipping: Text | None = None
     max_grad_norm: PositiveNumber | None = None
     sensitivity: PositiveNumber | None = None
+    clipping_stability: PositiveNumber | None = None
+    clipping_groups: PositiveCount | None = None
     noise_multiplier: NoiseMultiplier | None = None
     expected_batch_size: PositiveCount | None = None
     denominator: Text | None = None

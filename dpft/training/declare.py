@@ -190,6 +190,8 @@ def _mechanism(
         clipping=plan.clipper.name,
         max_grad_norm=spec.privacy.max_grad_norm,
         sensitivity=plan.clipper.sensitivity,
+        clipping_stability=plan.clipper.stability,
+        clipping_groups=len(plan.clipper.groups(parameters)),
         noise_multiplier=plan.planned_event.noise_multiplier,
         expected_batch_size=plan.schedule.expected_batch_size,
         denominator="expected batch size",

@@ -8,7 +8,7 @@ on three synthetic examples of different lengths; it costs milliseconds and read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dpft.engines import oracle
 from dpft.engines.base import Engine, MicroBatch
 from dpft.errors import ModelError, PrivacyError
-from dpft.privacy.clipping import FlatClipper
+from dpft.privacy.clipping import Clipper, FlatClipper
 
 __all__ = ["check_engine", "check_reachable", "synthetic_batch"]
 
@@ -61,18 +61,29 @@ def check_reachable(model: Any, parameters: Mapping[str, nn.Parameter], batch: M
 
 
 def check_engine(
-    engine: Engine, model: Any, parameters: Mapping[str, nn.Parameter], batch: MicroBatch
+    engine: Engine,
+    model: Any,
+    parameters: Mapping[str, nn.Parameter],
+    batch: MicroBatch,
+    make_clipper: Callable[[float], Clipper] = FlatClipper,
 ) -> None:
     """Compare norms and clipped sum with the oracle.
+
+    Args:
+        engine: that is to train.
+        model: in its mode.
+        parameters: its trainable parameters by name.
+        batch: examples of different lengths, the shortest last.
+        make_clipper: the kind of clipper that is to train, from C (an entry of ``tables.CLIPPERS``).
 
     Raises:
         PrivacyError: they differ; nothing must be trained.
     """
     truth = oracle.per_example_gradients(model, parameters, batch)
     _, norms = oracle.clipped_sum(truth, 1.0)
-    bound = float(norms.median())  # so that some examples are clipped and some are not
-    expected, _ = oracle.clipped_sum(truth, bound)
-    with engine.session(model, parameters, FlatClipper(bound), "fp32") as session:
+    clipper = make_clipper(float(norms.median()))  # so that some examples are clipped and some are not
+    expected, _ = oracle.clipped_sum(truth, clipper)
+    with engine.session(model, parameters, clipper, "fp32") as session:
         for piece in (batch, _wider(batch)) if "attention_mask" in batch.inputs else (batch,):
             sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
             report = session.accumulate(piece, sums)

@@ -24,7 +24,7 @@ from dpft.runs.manifest import safetensors_header
 from dpft.runs.record import RunRecord
 from dpft.runs.store import Store
 from dpft.spec import RunSpec
-from dpft.tables import ENGINES
+from dpft.tables import CLIPPERS, ENGINES
 from dpft.training.assemble import Assembled, assemble
 from dpft.training.card import card
 from dpft.training.declare import declare
@@ -265,7 +265,8 @@ def _preflight(spec: RunSpec, assembled: Assembled) -> None:
         check_reachable(assembled.model, assembled.parameters, batch)
         if spec.privacy.enabled:
             engine: Engine = ENGINES.get(spec.privacy.engine)
-            check_engine(engine, assembled.model, assembled.parameters, batch)
+            clipping = CLIPPERS.get(spec.privacy.clipping)
+            check_engine(engine, assembled.model, assembled.parameters, batch, clipping)
 
 
 def _session(

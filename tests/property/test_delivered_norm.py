@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpft.privacy.clipping import FlatClipper, base
+from dpft.privacy.clipping import Clipper, FlatClipper, base
 from dpft.privacy.gradients import DenseGradient, IndexedGradient, OuterGradient, PerExampleGradient
+from dpft.tables import CLIPPERS
 
 SHAPES = st.tuples(
     st.integers(1, 4),  # examples
@@ -50,16 +51,16 @@ def make(kind: str, shape: tuple[int, int, int, int], seed: int) -> tuple[PerExa
     return gradient, gradient.dense().shape[1:]
 
 
-def delivered(gradients: list[tuple[PerExampleGradient, torch.Size]], clip: float) -> torch.Tensor:
-    """The norm each example alone adds to the sums, (b)."""
-    norms = {str(number): gradient.norms() for number, (gradient, _) in enumerate(gradients)}
-    factors = FlatClipper(clip).over(norms)(norms)
+def delivered(gradients: list[tuple[PerExampleGradient, torch.Size]], clipper: Clipper) -> torch.Tensor:
+    """The norm each example alone adds to the sums, (b); every gradient is of a layer of its own."""
+    norms = {f"{number}.weight": gradient.norms() for number, (gradient, _) in enumerate(gradients)}
+    factors = clipper.over(norms)(norms)
     out = []
     for i in range(gradients[0][0].batch_size):
         squares = 0.0
         for number, (gradient, shape) in enumerate(gradients):
             into = torch.zeros(shape)
-            gradient.select(torch.tensor([i])).accumulate(factors[str(number)][i : i + 1], into)
+            gradient.select(torch.tensor([i])).accumulate(factors[f"{number}.weight"][i : i + 1], into)
             squares += float(into.double().square().sum())
         out.append(squares**0.5)
     return torch.tensor(out, dtype=torch.float64)
@@ -71,32 +72,52 @@ def delivered(gradients: list[tuple[PerExampleGradient, torch.Size]], clip: floa
     st.lists(st.sampled_from(["outer", "cancelling", "indexed", "dense"]), min_size=1, max_size=3),
     st.integers(0, 2**31),
     st.sampled_from([1e-3, 0.1, 1.0, 50.0]),
+    st.sampled_from(CLIPPERS.names()),
 )
 def test_delivered_norm_is_at_most_c(
-    shape: tuple[int, int, int, int], kinds: list[str], seed: int, clip: float
+    shape: tuple[int, int, int, int], kinds: list[str], seed: int, clip: float, clipping: str
 ) -> None:
     gradients = [make(kind, shape, seed + i) for i, kind in enumerate(kinds)]
-    assert delivered(gradients, clip).max() <= clip * (1 + 1e-6)
+    clipper: Clipper = CLIPPERS.get(clipping)(clip)
+    assert delivered(gradients, clipper).max() <= clipper.sensitivity * (1 + 1e-6)
 
 
-def worst_overshoot() -> float:
+def worst_overshoot(clipping: str) -> float:
     """Largest relative overshoot over cancelling gradients that take the Gram path."""
     worst = 0.0
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
         gradient = cancelling(2, 30, 400, 400, generator)
-        bound = 1e-3
-        worst = max(worst, float(delivered([(gradient, torch.Size((400, 400)))], bound).max()) / bound - 1)
+        clipper: Clipper = CLIPPERS.get(clipping)(1e-3)
+        found = delivered([(gradient, torch.Size((400, 400)))], clipper).max()
+        worst = max(worst, float(found) / clipper.sensitivity - 1)
     return worst
 
 
-def test_guard_holds_where_tokens_cancel() -> None:
-    assert worst_overshoot() <= 1e-6
+@pytest.mark.parametrize("clipping", CLIPPERS.names())
+def test_guard_holds_where_tokens_cancel(clipping: str) -> None:
+    assert worst_overshoot(clipping) <= 1e-6
 
 
-def test_planted_unguarded_norm_overshoots(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("clipping", CLIPPERS.names())
+def test_planted_unguarded_norm_overshoots(clipping: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "ROUNDING_GUARD", 0.0)
-    assert worst_overshoot() > 1e-6
+    assert worst_overshoot(clipping) > 1e-6
+
+
+def overshoot_of_huge_gradients() -> float:
+    values = torch.linspace(1e37, 9e37, 9)[:, None] * torch.tensor([1.0, 0.3])  # factors would be 1e-41 …
+    gradient, clipper = DenseGradient(values), FlatClipper(1e-4)
+    return float(delivered([(gradient, torch.Size((2,)))], clipper).max()) / clipper.sensitivity - 1
+
+
+def test_factors_without_full_digits_are_zero() -> None:
+    assert overshoot_of_huge_gradients() == -1
+
+
+def test_planted_subnormal_factor_overshoots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_SMALLEST", 0.0)
+    assert overshoot_of_huge_gradients() > 1e-6
 
 
 @pytest.mark.parametrize("constant", [False, True], ids=["normal", "constant"])
@@ -120,7 +141,7 @@ def test_large_gradients_do_not_overshoot(constant: bool) -> None:
         ),
     ]
     for case in cases:
-        assert delivered([case], 0.1).max() <= 0.1 * (1 + 1e-6), type(case[0]).__name__
+        assert delivered([case], FlatClipper(0.1)).max() <= 0.1 * (1 + 1e-6), type(case[0]).__name__
 
 
 @pytest.mark.parametrize("kind", ["outer", "indexed", "dense"])

@@ -13,15 +13,17 @@ norm at or below its bound times (1 + 1e-6).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from dpft.errors import UsageError
 from dpft.privacy.gradients import Norms
 
-__all__ = ["ROUNDING_GUARD", "Clipper", "Factors", "GroupFactors"]
+__all__ = ["ROUNDING_GUARD", "Clipper", "Factors", "GroupFactors", "check_positive", "norm_of"]
 
 ROUNDING_GUARD = 1e-6  # about 2·(3 float32 units)²/1e-7, see tests/property/test_delivered_norm.py
 
@@ -55,6 +57,10 @@ class Clipper(Protocol):
     def sensitivity(self) -> float:
         """L2 sensitivity of the clipped sum, over all parameters, to adding or removing one example."""
 
+    @property
+    def stability(self) -> float | None:
+        """γ of a formula that has one, in units of the gradient norm."""
+
     def groups(self, names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
         """The parameters ``names``, divided into those that are clipped together."""
 
@@ -63,6 +69,16 @@ class Clipper(Protocol):
 
         Groups and their bounds are settled here, once. Were they settled by what a micro-batch happens to
         reach, one example could change the bounds of the others.
+        """
+
+    def contribution(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What one example contributes, by definition: the slow truth, which shares no code with the factors.
+
+        Args:
+            gradient: of one example, written out, by parameter name: all trainable parameters.
+
+        Returns:
+            The clipped gradient, float64.
         """
 
 
@@ -92,3 +108,18 @@ class GroupFactors:
         usable = torch.isfinite(guarded).all(0) & (factors >= _SMALLEST)
         rows = torch.where(usable, factors, 0.0).float().unbind(0)
         return {name: rows[number] for name, number in zip(norms, group, strict=True)}
+
+
+def check_positive(argument: str, value: float) -> None:
+    """Refuse a bound that bounds nothing.
+
+    Raises:
+        UsageError: ``value`` is not above 0, or not finite.
+    """
+    if not (value > 0 and math.isfinite(value)):
+        raise UsageError(f"{argument} is {value}", hint=f"give a finite {argument} above 0")
+
+
+def norm_of(values: Iterable[Tensor]) -> float:
+    """L2 norm of tensors taken together, in float64."""
+    return math.sqrt(sum(float(value.double().square().sum()) for value in values))
