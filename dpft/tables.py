@@ -109,7 +109,10 @@ RULES: Table[Any] = Table(
     {
         "linear": "dpft.privacy.rules.linear:RULE",
         "embedding": "dpft.privacy.rules.embedding:RULE",
+        "lookup": "dpft.privacy.rules.lookup:RULE",
+        "conv1d": "dpft.privacy.rules.conv1d:RULE",
         "layer-norm": "dpft.privacy.rules.norm:RULE",
+        "rms-norm": "dpft.privacy.rules.rms_norm:RULE",
         "ia3-scale": "dpft.privacy.rules.scale:RULE",
     },
 )

@@ -67,6 +67,8 @@ class Tape:
         self._sites = _assign_rules(model, self.parameters)
         self._handles: list[RemovableHandle] = []
         self._batch_size: int | None = None
+        self._widths: set[int] = set()
+        self._paused = False
         self._uses: dict[int, list[PerExampleGradient]] = {}
         self._anchor = torch.zeros((), requires_grad=True)
 
@@ -94,6 +96,7 @@ class Tape:
                 "the tape records only while it is attached", hint="use it as a context manager"
             )
         self._batch_size = batch_size
+        self._widths = set()
         self._uses = {}
         try:
             yield
@@ -103,7 +106,22 @@ class Tape:
     @property
     def active(self) -> bool:
         """Whether a micro-batch is being recorded (evaluation passes by unrecorded)."""
-        return self._batch_size is not None and torch.is_grad_enabled()
+        return self._batch_size is not None and not self._paused and torch.is_grad_enabled()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let a rule run a layer again without recording it."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of the micro-batch that is being recorded."""
+        assert self._batch_size is not None
+        return self._batch_size
 
     def gradients(self) -> dict[str, PerExampleGradient]:
         """What the last recorded micro-batch left, by parameter name; unused parameters are absent (zero)."""
@@ -120,25 +138,38 @@ class Tape:
     # -- what rules call ------------------------------------------------------------------------------------
 
     def batched(self, site: str, value: Tensor) -> Tensor:
-        """``value`` with one row per example; a row shared by all examples is expanded first.
+        """``value`` as the model goes on with it: examples apart, a row shared by all of them expanded first.
 
         Position ids and prompts are often computed once, with leading dimension 1, and broadcast later. Their
         gradient would then arrive summed over the batch. Expanding *before* the gradient is watched keeps it
         apart; the sum that autograd would have formed is formed after clipping instead.
 
+        Tokens of all examples in one axis, example by example, are let through where the number of tokens per
+        example is one that was seen beside a batch axis; :meth:`examples` gives such a value its batch axis.
+
         Raises:
-            UnsupportedLayerError: the leading dimension is neither 1 nor the batch.
+            UnsupportedLayerError: the leading dimension is none of these.
         """
         assert self._batch_size is not None
-        if value.dim() >= 2 and value.shape[0] == self._batch_size:
+        rows = value.shape[0] if value.dim() >= 2 else 0
+        if rows == 1 and self._batch_size > 1:
+            value, rows = value.expand(self._batch_size, *value.shape[1:]), self._batch_size
+        if rows == self._batch_size:
+            if value.dim() > 2 or not value.is_floating_point():  # (b t …), not (b d)
+                self._widths.add(value.shape[1])
             return value
-        if value.dim() >= 2 and value.shape[0] == 1:
-            return value.expand(self._batch_size, *value.shape[1:])
+        if rows and rows % self._batch_size == 0 and rows // self._batch_size in self._widths:
+            return value
         raise UnsupportedLayerError(
             f"layer {site!r} works on shape {tuple(value.shape)}, not on one row per example "
             f"(batch {self._batch_size})",
             hint="freeze this layer, or choose another --finetune-mode",
         )
+
+    def examples(self, value: Tensor) -> Tensor:
+        """What :meth:`batched` let through, one row per example, its tokens in an axis of their own."""
+        rows = self.batch_size
+        return value if value.shape[0] == rows else value.reshape(rows, -1, *value.shape[1:])
 
     def watch(self, value: Tensor, on_gradient: Callable[[Tensor], None]) -> Tensor:
         """``value``, whose gradient will be given to ``on_gradient`` during backward."""
@@ -151,6 +182,21 @@ class Tape:
         self._uses.setdefault(id(parameter), []).append(gradient)
 
 
+def _check_layer(name: str, layer: nn.Module) -> None:
+    """Refuse layers with which no example's gradient is its own, whether they train or not."""
+    kind = type(layer).__name__
+    if isinstance(layer, _COUPLING):
+        raise PrivacyError(
+            f"layer {name!r} ({kind}) mixes the examples of a batch",
+            hint="choose a model without batch normalisation: private training has no meaning with it",
+        )
+    if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None:
+        raise PrivacyError(
+            f"layer {name!r} ({kind}) rescales the rows of the tokens it meets (max_norm), without noise",
+            hint="choose a model whose embeddings have no max_norm",
+        )
+
+
 def _assign_rules(
     model: nn.Module, parameters: Mapping[str, nn.Parameter]
 ) -> list[tuple[str, nn.Module, Rule, dict[str, nn.Parameter]]]:
@@ -161,14 +207,15 @@ def _assign_rules(
     unclaimed: dict[int, str] = {}
     sites: list[tuple[str, nn.Module, Rule, dict[str, nn.Parameter]]] = []
     for module_name, module in model.named_modules():
-        if isinstance(module, _COUPLING):
-            raise PrivacyError(
-                f"layer {module_name!r} ({type(module).__name__}) mixes the examples of a batch",
-                hint="choose a model without batch normalisation: private training has no meaning with it",
-            )
+        _check_layer(module_name, module)
         claimed: set[int] = set()
-        for rule in rules:
-            wanted = {local: p for local, p in rule.owned(module).items() if id(p) in names}
+        for rule in rules if any(id(parameter) in names for parameter in module.parameters()) else ():
+            # A parameter is recorded once: by the first rule that knows its layer.
+            wanted = {
+                local: p
+                for local, p in rule.owned(module).items()
+                if id(p) in names and id(p) not in claimed and module is not model
+            }
             if wanted:
                 sites.append((module_name, module, rule, wanted))
                 claimed.update(id(parameter) for parameter in wanted.values())

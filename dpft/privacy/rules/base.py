@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 if TYPE_CHECKING:
     from dpft.privacy.tape import Tape
 
-__all__ = ["InputOutputRule", "Rule", "tokens"]
+__all__ = ["InputOutputRule", "Rule", "close", "tokens"]
 
 
 class Rule(ABC):
@@ -51,9 +52,10 @@ class InputOutputRule(Rule):
         def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             if not tape.active:
                 return None
-            seen = tape.batched(site, args[0]).detach()
+            seen = tape.examples(tape.batched(site, args[0]).detach())
             return tape.watch(
-                tape.batched(site, output), lambda gradient: self.record(module, wanted, seen, gradient, tape)
+                tape.batched(site, output),
+                lambda gradient: self.record(module, wanted, seen, tape.examples(gradient), tape),
             )
 
         return [module.register_forward_hook(after)]
@@ -77,3 +79,12 @@ def tokens(value: Tensor) -> Tensor:
     """``value`` (b … d) as float32 (b t d): axes between example and features are tokens."""
     value = value.float()
     return value.unsqueeze(1) if value.dim() == 2 else value.flatten(1, -2)
+
+
+def close(found: Any, expected: Tensor) -> bool:
+    """Whether ``found`` is ``expected`` but for float32 rounding, on the scale of its largest element."""
+    if not isinstance(found, Tensor) or found.shape != expected.shape:
+        return False
+    found, expected = found.double(), expected.double()
+    size = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max()) if expected.numel() else 0.0
+    return torch.allclose(found, expected, rtol=0.0, atol=1e-5 * size, equal_nan=True)

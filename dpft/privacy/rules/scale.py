@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dpft.privacy.gradients import DenseGradient
 from dpft.privacy.rules.base import Rule, tokens
+from dpft.privacy.rules.conv1d import RULE as CONV1D
 
 if TYPE_CHECKING:
     from dpft.privacy.tape import Tape
@@ -26,9 +27,7 @@ class ScaleRule(Rule):
     def owned(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """The single scale of an IA³ layer; several adapters on one layer are not handled."""
         scales = getattr(module, "ia3_l", None)
-        if not isinstance(scales, nn.ParameterDict) or not isinstance(
-            getattr(module, "base_layer", None), nn.Linear
-        ):
+        if not isinstance(scales, nn.ParameterDict) or not _is_linear(getattr(module, "base_layer", None)):
             return {}
         items = dict(scales.items())
         return items if len(items) == 1 else {}
@@ -43,12 +42,12 @@ class ScaleRule(Rule):
         before_scaling: list[Tensor] = []
 
         def record(unscaled: Tensor, gradient: Tensor) -> None:
-            values = (tokens(unscaled) * tokens(gradient)).sum(1)  # b d
+            values = (tokens(unscaled) * tokens(tape.examples(gradient))).sum(1)  # b d
             tape.add(scale, DenseGradient(values.view(-1, *scale.shape)))
 
         def keep_input(_: nn.Module, args: tuple[Any, ...]) -> None:
             if tape.active:
-                before_scaling.append(tape.batched(site, args[0]).detach())
+                before_scaling.append(tape.examples(tape.batched(site, args[0]).detach()))
 
         def watch_input(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if not tape.active:
@@ -59,7 +58,7 @@ class ScaleRule(Rule):
 
         def keep_output(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if tape.active:
-                before_scaling.append(tape.batched(site, output).detach())
+                before_scaling.append(tape.examples(tape.batched(site, output).detach()))
 
         def watch_output(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             if not tape.active:
@@ -70,6 +69,11 @@ class ScaleRule(Rule):
         if module.is_feedforward:
             return [module.register_forward_pre_hook(keep_input), base.register_forward_pre_hook(watch_input)]
         return [base.register_forward_hook(keep_output), module.register_forward_hook(watch_output)]
+
+
+def _is_linear(layer: object) -> bool:
+    """Features in, features out, on the last axis: where a scale of features can sit."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Module) and bool(CONV1D.owned(layer)))
 
 
 RULE = ScaleRule()
