@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,22 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from dpft.errors import ModelError
+from dpft.errors import ModelError, UntrustedError
+from dpft.runs.confine import list_folder, shown
+from dpft.runs.files import write_json_atomic
 from dpft.spec import TuningSpec
 from dpft.tuning.head import head_modules
+from dpft.tuning.untrusted import (
+    ADAPTER_CONFIG,
+    ADAPTER_TENSORS,
+    check_fit,
+    check_sizes,
+    read_adapter_config,
+    read_weights,
+)
 
 __all__ = [
     "PerExamplePrompts",
-    "adapter_config",
     "encoder_linears",
     "last_components",
     "load_peft",
@@ -124,16 +134,52 @@ def wrap(model: Any, config: peft.PeftConfig) -> Any:
 
 
 def save_peft(model: Any, directory: Path) -> None:
-    """``adapter_model.safetensors`` and ``adapter_config.json``, as plain PEFT reads them."""
+    """``adapter_model.safetensors`` and ``adapter_config.json``, as plain PEFT reads them.
+
+    PEFT lists module names in the order of a set, which differs from process to process: here they are
+    sorted, so that equal runs write equal files.
+    """
     model.save_pretrained(directory, safe_serialization=True, save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty template; the run writes its own
+    path = directory / ADAPTER_CONFIG
+    config = json.loads(path.read_bytes())
+    for name in ("target_modules", "feedforward_modules"):
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    write_json_atomic(path, config)
+    (directory / ADAPTER_TENSORS).chmod(0o600)
 
 
-def load_peft(model: Any, directory: Path) -> Any:
-    """Plain ``PeftModel.from_pretrained``, as a deployment would."""
-    return peft.PeftModel.from_pretrained(model, directory)
+def load_peft(model: Any, directory: Path, *, with_head: bool = True) -> Any:
+    """``PeftModel.from_pretrained``, as a deployment would, on files that were checked first.
 
+    Args:
+        model: the base model; it is changed in place.
+        directory: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        with_head: whether the classification head must be in it.
 
-def adapter_config(directory: Path) -> peft.PeftConfig:
-    """The configuration in ``directory``."""
-    return peft.PeftConfig.from_pretrained(directory)
+    Raises:
+        NotFoundError: there is no configuration.
+        UntrustedError: the files are not what an adapter of a dpft mode is, or do not fit the model; see
+            :mod:`dpft.tuning.untrusted`.
+    """
+    list_folder(directory)
+    config, path = read_adapter_config(directory), directory / ADAPTER_TENSORS
+    header = read_weights(path)
+    check_sizes(config, header, directory / ADAPTER_CONFIG)
+    head = {name for name in head_modules(model) if not name.startswith(f"{model.base_model_prefix}.")}
+    saved = {name for name in head if name in (config.modules_to_save or ())}
+    if with_head and saved != head:
+        raise UntrustedError(
+            f"{directory} carries no classification head: {', '.join(sorted(head - saved))} would be random",
+            hint="an adapter for text classification saves it (modules_to_save in adapter_config.json)",
+        )
+    try:
+        wrapped = peft.PeftModel.from_pretrained(model, directory, config=config)
+    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UntrustedError(
+            f"{directory} does not fit {type(model).__name__}: {shown(str(error).strip().splitlines()[-1:])}",
+            hint="it was made for another base model: give the one it names with -m",
+        ) from error
+    check_fit(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False), header, path)
+    return wrapped

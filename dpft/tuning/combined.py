@@ -54,10 +54,12 @@ class CombinedAdapters(Mode):
     def load(self, model: Any, directory: Path) -> Any:
         """Plain PEFT, in the order of ``parts``."""
         inner, outer = self.parts
-        return load_peft(load_peft(model, directory / inner).get_base_model(), directory / outer)
+        within = load_peft(model, directory / inner, with_head=False).get_base_model()
+        return load_peft(within, directory / outer)
 
 
 def _keep_lora(path: Path) -> None:
     """Leave out the head, which PEFT finds in the modules that both adapters share, and saves with both."""
     tensors = {name: value for name, value in load_file(path).items() if ".lora_" in name}
     save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o600)

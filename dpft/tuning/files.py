@@ -7,18 +7,24 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dpft.runs.confine import list_folder
+from dpft.runs.tensors import read_header
 from dpft.tuning.base import tensors_sha256
 
 __all__ = ["adapter_sha256", "read_tensors", "stamp"]
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of every safetensors file below ``directory``, named ``file:tensor``."""
-    return {
-        f"{path.relative_to(directory).as_posix()}:{name}": value
-        for path in sorted(directory.rglob("*.safetensors"))
-        for name, value in load_file(path).items()
-    }
+    """Every tensor of every safetensors file below ``directory``, named ``file:tensor``.
+
+    Raises:
+        UntrustedError: a link or another file that is not what it must be (see ``runs.confine``).
+    """
+    found: dict[str, Tensor] = {}
+    for file in (name for name in list_folder(directory) if name.endswith(".safetensors")):
+        read_header(directory / file)
+        found |= {f"{file}:{name}": value for name, value in load_file(directory / file).items()}
+    return found
 
 
 def adapter_sha256(directory: Path) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from dpft.errors import ModelError
+from dpft.runs.confine import list_folder
 from dpft.spec import TuningSpec
 from dpft.tuning.mode import Mode, mark_trainable
+from dpft.tuning.untrusted import check_fit, read_weights
 
 __all__ = ["TRAINED_TENSORS", "PlainMode"]
 
@@ -39,20 +40,21 @@ class PlainMode(Mode):
             if parameter.requires_grad
         }
         save_file(tensors, directory / TRAINED_TENSORS, metadata={"format": "pt"})
+        (directory / TRAINED_TENSORS).chmod(0o600)
 
     def load(self, model: Any, directory: Path) -> Any:
         """Copy the trained tensors over the base model's.
 
         Raises:
-            ModelError: a tensor is unknown to the model or has another shape.
+            UntrustedError: they are not safetensors, or not exactly the parameters that the mode trains.
         """
+        list_folder(directory)
+        path = directory / TRAINED_TENSORS
+        header = read_weights(path)
         parameters = dict(model.named_parameters())
-        for name, value in load_file(directory / TRAINED_TENSORS).items():
-            if name not in parameters or parameters[name].shape != value.shape:
-                raise ModelError(
-                    f"trained tensor {name!r} {tuple(value.shape)} does not fit the base model",
-                    hint="load it on the base model named in the run's manifest",
-                )
+        trained = self.trainable(model, TuningSpec(mode=self.name))
+        check_fit({name: value for name, value in parameters.items() if name in trained}, header, path)
+        for name, value in load_file(path).items():
             parameters[name].data.copy_(value)
         return model
 
