@@ -66,7 +66,7 @@ def list_folder(folder: Path) -> tuple[str, ...]:
             name with control characters, more than ``MOST_FILES`` entries, or a folder that cannot be read.
     """
     if not folder.is_dir():
-        raise NotFoundError(f"no folder {shown(str(folder))}", hint="give the path of an adapter's folder")
+        raise NotFoundError(f"no folder {folder}", hint="give the path of an adapter's folder")
     names: list[str] = []
     for count, path in enumerate(_entries(folder), start=1):
         if count > MOST_FILES:
@@ -102,7 +102,7 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
     except FileNotFoundError as error:
-        raise NotFoundError(f"no file {shown(str(path))}", hint="the folder is not complete") from error
+        raise NotFoundError(f"no file {path}", hint="the folder is not complete") from error
     except OSError as error:
         if path.is_symlink():
             raise UntrustedError(f"{path} is a symbolic link", hint=_NO_LINKS) from error

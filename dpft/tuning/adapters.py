@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +176,13 @@ def load_peft(model: Any, directory: Path, *, with_head: bool = True) -> Any:
             hint="an adapter for text classification saves it (modules_to_save in adapter_config.json)",
         )
     try:
-        wrapped = peft.PeftModel.from_pretrained(model, directory, config=config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+            wrapped = peft.PeftModel.from_pretrained(model, directory, config=config)
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = str(error).strip().rpartition("\n")[2].strip()
         raise UntrustedError(
-            f"{directory} does not fit {type(model).__name__}: {shown(str(error).strip().splitlines()[-1:])}",
+            f"{directory} does not fit {type(model).__name__}: {shown(reason)}",
             hint="it was made for another base model: give the one it names with -m",
         ) from error
     check_fit(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False), header, path)

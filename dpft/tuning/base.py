@@ -15,6 +15,7 @@ from dpft import hub
 from dpft.errors import HubError, ModelError
 from dpft.spec import ModelSpec, TuningSpec
 from dpft.tables import BUILTIN_MODELS, MODES
+from dpft.tuning.checkpoint import check_checkpoint
 from dpft.tuning.head import head_parameters
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _BUILTIN = "builtin:"
+_UNREADABLE = ("SafetensorError", "UnpicklingError")  # by name: no module here imports a pickle
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def load_model(spec: ModelSpec, labels: Sequence[str], pad_token_id: int | None 
         label2id={label: i for i, label in enumerate(labels)},
         ignore_mismatched_sizes=True,
         dtype=torch.float32,
+        weights_only=True,
     )
     model.config.problem_type = "single_label_classification"
     if model.config.pad_token_id is None:
@@ -203,10 +206,16 @@ def _load(loader: Any, spec: ModelSpec, **options: Any) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     location = locate(spec)
+    if location.local:
+        check_checkpoint(Path(location.source))
     why_not = "" if location.local else hub.out_of_reach_because()
     try:
         return loader(
-            location.source, revision=location.revision or "main", local_files_only=bool(why_not), **options
+            location.source,
+            revision=location.revision or "main",
+            local_files_only=bool(why_not),
+            trust_remote_code=False,  # unsaid, transformers would ask on the terminal
+            **options,
         )
     except OSError as error:
         if why_not:
@@ -222,6 +231,13 @@ def _load(loader: Any, spec: ModelSpec, **options: Any) -> Any:
         raise ModelError(
             f"model {spec.checkpoint!r} is not a sequence-classification checkpoint: {_first_line(error)}",
             hint="give -m a checkpoint with config.json, weights and a tokenizer, or a hub id of one",
+        ) from error
+    except Exception as error:
+        if type(error).__name__ not in _UNREADABLE:
+            raise
+        raise ModelError(
+            f"the weights of model {spec.checkpoint!r} cannot be read, or hold more than tensors",
+            hint="fetch it again, or give a checkpoint saved as safetensors; nothing of it was run",
         ) from error
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import peft
 from safetensors.torch import load_file, save_file
 
+from dpft.runs.confine import list_folder
 from dpft.spec import TuningSpec
 from dpft.tuning.adapters import load_peft, lora_config, save_peft, wrap
 from dpft.tuning.mode import Mode
@@ -53,6 +54,7 @@ class CombinedAdapters(Mode):
 
     def load(self, model: Any, directory: Path) -> Any:
         """Plain PEFT, in the order of ``parts``."""
+        list_folder(directory)
         inner, outer = self.parts
         within = load_peft(model, directory / inner, with_head=False).get_base_model()
         return load_peft(within, directory / outer)
