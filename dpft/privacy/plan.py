@@ -115,10 +115,14 @@ class Plan(Protocol):
 
 
 class _Turns:
-    """Draw and release take turns."""
+    """Draw and release take turns.
 
-    def __init__(self) -> None:
-        self.steps_taken = 0
+    Args:
+        steps_taken: releases by processes before this one, whose run it continues.
+    """
+
+    def __init__(self, steps_taken: int = 0) -> None:
+        self.steps_taken = steps_taken
         self._pending: Draw | None = None
 
     def _check_turn(self) -> None:
@@ -147,9 +151,14 @@ class PrivatePlan(_Turns):
     """
 
     def __init__(
-        self, schedule: Schedule, clipper: Clipper, noise_multiplier: float, stream: KeyStream | None = None
+        self,
+        schedule: Schedule,
+        clipper: Clipper,
+        noise_multiplier: float,
+        stream: KeyStream | None = None,
+        steps_taken: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(steps_taken)
         self._given_stream = stream is not None
         stream = stream if stream is not None else KeyStream()
         self.schedule = schedule
@@ -231,11 +240,12 @@ class PrivatePlan(_Turns):
 class OrdinaryPlan(_Turns):
     """Training without privacy: shuffled epochs, division by the realised batch, no noise, no claim."""
 
-    def __init__(self, schedule: Schedule, seed: int) -> None:
-        super().__init__()
+    def __init__(self, schedule: Schedule, seed: int, steps_taken: int = 0) -> None:
+        super().__init__(steps_taken)
         self.schedule = schedule
         self.clipper: Clipper | None = None
         self._sampler = ShuffleSampler(schedule.examples, schedule.expected_batch_size, seed)
+        self._sampler.skip(steps_taken)
 
     def draw(self) -> Draw:
         """The next batch of the epoch."""
@@ -249,7 +259,12 @@ class OrdinaryPlan(_Turns):
 
 
 def make_plan(
-    examples: int, optimisation: OptimisationSpec, privacy: PrivacySpec, *, stream: KeyStream | None = None
+    examples: int,
+    optimisation: OptimisationSpec,
+    privacy: PrivacySpec,
+    *,
+    stream: KeyStream | None = None,
+    steps_taken: int = 0,
 ) -> PrivatePlan | OrdinaryPlan:
     """Everything a run's guarantee rests on, from one place.
 
@@ -258,17 +273,23 @@ def make_plan(
         optimisation: batch size, epochs and the seed of non-private data order.
         privacy: what is promised; either a target ε (σ is calibrated, achieved ε ≤ target) or σ itself.
         stream: keyed randomness; given in tests only.
+        steps_taken: of a run that is continued: its event counts them, and the next step is the one after.
 
     Returns:
         A :class:`PrivatePlan`, or an :class:`OrdinaryPlan` where privacy is off.
 
     Raises:
         UsageError: a batch larger than the dataset.
-        PrivacyError: an empty guarantee, or a target that cannot be reached.
+        PrivacyError: an empty guarantee, a target that cannot be reached, or more steps taken than planned.
     """
     schedule = derive_schedule(examples, optimisation, privacy.target_delta if privacy.enabled else None)
+    if not 0 <= steps_taken <= schedule.steps:
+        raise PrivacyError(
+            f"{steps_taken} steps were taken of {schedule.steps} that are planned",
+            hint="a run is continued with the spec and the data that it was begun with",
+        )
     if not privacy.enabled:
-        return OrdinaryPlan(schedule, optimisation.seed)
+        return OrdinaryPlan(schedule, optimisation.seed, steps_taken)
     clipper: Clipper = CLIPPERS.get(privacy.clipping)(privacy.max_grad_norm)
     sigma = privacy.noise_multiplier
     if sigma is None:
@@ -279,4 +300,4 @@ def make_plan(
             target_epsilon=privacy.target_epsilon,
             target_delta=schedule.delta,
         ).noise_multiplier
-    return PrivatePlan(schedule, clipper, sigma, stream)
+    return PrivatePlan(schedule, clipper, sigma, stream, steps_taken)

@@ -63,6 +63,11 @@ class ShuffleSampler:
         batch, self._order = self._order[: self._batch_size], self._order[self._batch_size :]
         return np.sort(batch)
 
+    def skip(self, steps: int) -> None:
+        """Pass over ``steps`` draws, as :meth:`draw` would have made them; permutations are all it costs."""
+        for _ in range(steps):
+            self.draw()
+
 
 def micro_batches(indices: Indices, lengths: npt.NDArray[np.integer], token_budget: int) -> Iterator[Indices]:
     """Cut a logical batch into length-sorted pieces of at most ``token_budget`` tokens, padding included.
