@@ -17,10 +17,12 @@ from pydantic import ValidationError
 
 from dpft.errors import DpftError, InterruptedRunError, LockedError, PrivacyError, StoreError
 from dpft.runs.files import (
+    CHECKPOINTS,
     LOCAL_ONLY,
     append_line,
     ensure_directory,
     file_table,
+    remove,
     write_atomic,
     write_json_atomic,
 )
@@ -113,6 +115,11 @@ class ActiveRun:
             write_atomic(folder / "README", _README)
         return folder
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go; not made here."""
+        return self.directory / CHECKPOINTS
+
     def append_metrics(self, values: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``, which may be shared.
 
@@ -168,6 +175,17 @@ class ActiveRun:
         self._check_open()
         self._save(self._record.revise(**fields))
         return self._record
+
+    def retire_statement(self) -> None:
+        """Take back manifest and file list, before the adapter they speak of is replaced by a later one.
+
+        A process killed from here on leaves an adapter without a statement, which nothing exports.
+
+        Raises:
+            StoreError: they cannot be removed.
+        """
+        for name in ("privacy.json", "files.json"):
+            remove(self.directory / name)
 
     def finish(self, status: FinalStatus, *, manifest: Mapping[str, Any] | None, **fields: Any) -> RunRecord:
         """End the run and release its lock.

@@ -23,6 +23,7 @@ from typing import Any
 from dpft.errors import StoreError
 
 __all__ = [
+    "CHECKPOINTS",
     "LOCAL_ONLY",
     "FileEntry",
     "append_durably",
@@ -31,6 +32,7 @@ __all__ = [
     "ensure_directory",
     "file_table",
     "publish_dir",
+    "remove",
     "sha256_file",
     "write_atomic",
     "write_json_atomic",
@@ -39,6 +41,10 @@ __all__ = [
 LOCAL_ONLY = "local-only"
 """Name of the folder, inside a run, whose files must never be shared."""
 
+CHECKPOINTS = "checkpoints"
+"""Name of the folder, inside a run, with what it takes to go on with it; of no use to anybody else."""
+
+_UNSHARED = {CHECKPOINTS, LOCAL_ONLY}
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NO_DIRECTORY_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 
@@ -172,6 +178,17 @@ def cut_off(path: Path, size: int) -> None:
         os.fsync(stream.fileno())
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, and have that on the disk.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    with _storing("remove", path):
+        path.unlink(missing_ok=True)
+        _fsync_directory(path.parent)
+
+
 def ensure_directory(path: Path) -> Path:
     """Make ``path`` and its missing parents with mode 0700; folders that exist keep their mode.
 
@@ -206,9 +223,9 @@ def file_table(directory: Path, *, exclude: Collection[str] = ()) -> list[FileEn
         exclude: relative names to leave out as well.
 
     Returns:
-        Entries sorted by name. Lock files, unfinished temporary files and everything in ``local-only/`` are
-        left out: the first two come and go, and the digest of a file of private numbers would let an outsider
-        confirm a guess at them.
+        Entries sorted by name. Lock files, unfinished temporary files and everything in ``checkpoints/`` and
+        ``local-only/`` are left out: the first three come and go, and the digest of a file of private numbers
+        would let an outsider confirm a guess at them.
 
     Raises:
         StoreError: a file cannot be read.
@@ -216,7 +233,7 @@ def file_table(directory: Path, *, exclude: Collection[str] = ()) -> list[FileEn
     entries = []
     for path in directory.rglob("*"):
         name = path.relative_to(directory).as_posix()
-        if name in exclude or not path.is_file() or _is_passing(path) or LOCAL_ONLY in name.split("/"):
+        if name in exclude or not path.is_file() or _is_passing(path) or _UNSHARED & {*name.split("/")}:
             continue
         entries.append(FileEntry(name, sha256_file(path), path.stat().st_size))
     return sorted(entries)

@@ -6,6 +6,8 @@ import difflib
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from pydantic import ValidationError
 from dpft.errors import AmbiguousError, NotFoundError, StoreError, UsageError
 from dpft.runs import paths
 from dpft.runs.active import ActiveRun, hold_if_free, run_lock
+from dpft.runs.again import TakenRun, hold_or_refuse
 from dpft.runs.files import ensure_directory, write_atomic
 from dpft.runs.names import check_name, invent_name
 from dpft.runs.record import RunRecord, load_record, new_run_id, save_record, utc_now
@@ -75,6 +78,21 @@ class Store:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return ActiveRun(record, self._registry, lock)
+
+    @contextmanager
+    def take(self, record: RunRecord) -> Iterator[TakenRun]:
+        """Hold a run that has ended, to see whether it can go on.
+
+        Yields:
+            The run, which nobody else can take meanwhile; nothing of it is changed.
+
+        Raises:
+            LockedError: a living process has it.
+            UsageError: it is completed.
+            StoreError: its ``run.json`` is damaged.
+        """
+        with hold_or_refuse(record) as lock:
+            yield TakenRun(load_record(record.run_dir), self._registry, lock)
 
     def list(self) -> Records:
         """All runs, newest first.
