@@ -140,11 +140,14 @@ class HardwareSpec(Frozen):
         micro_batch_tokens: tokens (padding included) that go through the model at once.
         precision: of matrix products in the model; clipping and noise never go below float32 and float64.
         num_threads: CPU threads; None leaves the libraries' choice.
+        checkpoint_every: steps between checkpoints; 0 for none but when the run is stopped; None for about
+            twenty in a run, a minute apart or more (``training.keeper.Cadence`` decides).
     """
 
     micro_batch_tokens: Annotated[int, Field(ge=1)] = 2048
     precision: Literal["fp32", "bf16"] = "fp32"
     num_threads: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_every: Annotated[int, Field(ge=0)] | None = None
 
 
 class RunSpec(Frozen):

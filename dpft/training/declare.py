@@ -37,7 +37,7 @@ from dpft.runs.secret import keyed_fingerprint
 from dpft.spec import RunSpec
 from dpft.training.assemble import Assembled
 
-__all__ = ["declare", "example_in_words"]
+__all__ = ["declare", "example_in_words", "software_versions"]
 
 _PACKAGES = (
     "torch",
@@ -138,7 +138,7 @@ def declare(
         if isinstance(plan, PrivatePlan)
         else Randomness(sampling_generator="NumPy PCG64, seeded"),
         software=Software(
-            versions={"python": platform.python_version(), "dpft": __version__, **_versions()},
+            versions={"python": platform.python_version(), "dpft": __version__, **software_versions()},
             dtype={"fp32": "float32", "bf16": "bfloat16 autocast, float32 weights"}[spec.hardware.precision],
             device="cpu",
         ),
@@ -200,7 +200,8 @@ def _mechanism(
     )
 
 
-def _versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
+    """The versions of what rounding may depend on, by package."""
     found = {}
     for package in _PACKAGES:
         try:

@@ -21,8 +21,10 @@ from dpft.privacy.sampling import micro_batches
 from dpft.privacy.step import step
 from dpft.spec import HardwareSpec, OptimisationSpec
 from dpft.training.batches import collate
+from dpft.training.learner import Learner
+from dpft.training.signals import Deferred
 
-__all__ = ["Fit", "StepReport", "fit", "make_optimizer"]
+__all__ = ["Fit", "StepReport", "begin", "epoch_ended", "fit", "make_optimizer"]
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,40 @@ def make_optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def begin(parameters: Mapping[str, nn.Parameter], optimisation: OptimisationSpec, steps: int) -> Learner:
+    """Optimizer and schedule of a run of ``steps`` steps, none of them taken."""
+    return Learner(parameters, *make_optimizer(parameters, optimisation, steps))
+
+
+def epoch_ended(plan: Plan, step: int) -> bool:
+    """Whether ``step`` completes a pass over (in expectation) all examples; the last step always does."""
+    per_epoch = plan.schedule.examples / plan.schedule.expected_batch_size
+    return step == plan.schedule.steps or math.floor(step / per_epoch) > math.floor((step - 1) / per_epoch)
+
+
 def fit(
-    work: Fit, optimisation: OptimisationSpec, hardware: HardwareSpec, report: Callable[[StepReport], None]
+    work: Fit,
+    optimisation: OptimisationSpec,
+    hardware: HardwareSpec,
+    report: Callable[[StepReport], None],
+    learner: Learner | None = None,
 ) -> None:
-    """Take every planned step.
+    """Take every planned step that is not taken yet.
 
     ``plan.steps_taken`` counts releases, so it is right wherever an interruption falls: a step is counted as
-    soon as its noisy gradient exists, even if the optimizer never used it.
+    soon as its noisy gradient exists, even if the optimizer never used it. Ctrl-C and SIGTERM wait for the
+    next micro-batch or the end of the step, so that the weights are always those after a whole step.
+
+    Args:
+        work: what to train, on what.
+        optimisation: of the optimizer.
+        hardware: the token budget of micro-batches.
+        report: told after every step.
+        learner: optimizer and schedule, where steps were taken before; None to begin.
 
     Raises:
-        PrivacyError: a step that could not be released.
+        PrivacyError: a step that could not be released; or plan and learner that disagree on how many were
+            taken.
     """
     if work.session.clipper is not work.plan.clipper:
         raise PrivacyError(
@@ -97,16 +123,22 @@ def fit(
             hint="open the session with the plan's own clipper",
         )
     steps = work.plan.schedule.steps
-    optimizer, scheduler = make_optimizer(work.parameters, optimisation, steps)
+    learner = learner if learner is not None else begin(work.parameters, optimisation, steps)
+    if learner.applied != work.plan.steps_taken:
+        raise PrivacyError(
+            f"the weights have {learner.applied} steps in them, the accountant has {work.plan.steps_taken}",
+            hint="nothing could be claimed of them; continue plan and optimizer from the same checkpoint",
+        )
+    signals = Deferred()
     lengths = work.split.lengths + work.extra_tokens
-    steps_per_epoch = work.plan.schedule.examples / work.plan.schedule.expected_batch_size
     began = time.monotonic()
 
     def pieces(indices: npt.NDArray[np.int64]) -> Iterator[MicroBatch]:
         for rows in micro_batches(indices, lengths, hardware.micro_batch_tokens):
+            signals.check()
             yield collate(work.split, rows, work.pad_token_id)
 
-    for index in range(steps):
+    for index in range(learner.applied, steps):
         reports: list[PieceReport] = []
 
         def accumulate(
@@ -114,15 +146,13 @@ def fit(
         ) -> None:
             reports.append(work.session.accumulate(piece, sums))
 
-        draw = step(work.plan, work.parameters, pieces, accumulate)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
+        with signals:
+            draw = step(work.plan, work.parameters, pieces, accumulate)
+            learner.step()
         report(
             StepReport(
                 step=index + 1,
-                epoch_ended=index + 1 == steps
-                or math.floor((index + 1) / steps_per_epoch) > math.floor(index / steps_per_epoch),
+                epoch_ended=epoch_ended(work.plan, index + 1),
                 seconds=time.monotonic() - began,
                 private_details=_details(len(draw.indices), reports),
             )

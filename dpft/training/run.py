@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpft.accounting.pld import PldAccountant
 from dpft.engines import ordinary
 from dpft.engines.base import Engine, Session
-from dpft.errors import DpftError, PrivacyError
+from dpft.errors import DpftError, PrivacyError, StoreError
 from dpft.privacy.plan import OrdinaryPlan, PrivatePlan, make_plan
 from dpft.runs.active import ActiveRun, FinalStatus
 from dpft.runs.files import publish_dir, write_atomic
@@ -27,19 +25,20 @@ from dpft.spec import RunSpec
 from dpft.tables import CLIPPERS, ENGINES
 from dpft.training.assemble import Assembled, assemble
 from dpft.training.card import card
+from dpft.training.checkpoint import Checkpoints
 from dpft.training.declare import declare
 from dpft.training.evaluation import Evaluation, evaluate, resting
 from dpft.training.facts import facts_of
-from dpft.training.loop import Fit, StepReport, fit
+from dpft.training.keeper import Cadence, Keeper, origin_of
+from dpft.training.loop import Fit, StepReport, epoch_ended, fit
 from dpft.training.observer import Observer, Progress, RunFacts
 from dpft.training.preflight import check_engine, check_reachable, synthetic_batch
-from dpft.training.signals import uninterrupted
+from dpft.training.resume import Carried, Continued, carry, changed, check_materials
+from dpft.training.signals import Deferred, uninterrupted
+from dpft.training.so_far import EpsilonSoFar
 from dpft.tuning.files import adapter_sha256, stamp
 
-__all__ = ["plan_run", "train"]
-
-_EPSILON_REFRESH = 1 / 20  # of the steps: how often ε so far is computed anew
-_QUICK = PldAccountant(interval=1e-2)  # never too low either, and a hundred times faster than what is claimed
+__all__ = ["plan_run", "resume", "train"]
 
 
 def train(spec: RunSpec, observer: Observer | None = None, store: Store | None = None) -> RunRecord:
@@ -68,6 +67,53 @@ def train(spec: RunSpec, observer: Observer | None = None, store: Store | None =
         return _Run(spec, assembled, plan, active, observer).go()
 
 
+def resume(
+    reference: str,
+    observer: Observer | None = None,
+    store: Store | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+) -> RunRecord:
+    """Go on with a run that ended before its last step, from its newest checkpoint.
+
+    The result is that of the run as if it had never stopped, but for the randomness of the steps to come:
+    this process draws a key of its own. So nothing that was released is drawn again, and ε is the same.
+
+    Args:
+        reference: the run, as the store resolves it.
+        observer: hears how it goes.
+        store: where the run is; None for the user's.
+        changes: fields of the spec's hardware part that may be others than before.
+
+    Returns:
+        The record, as :func:`train` does.
+
+    Raises:
+        NotFoundError: there is no such run.
+        UsageError: it is completed, or ``changes`` has something that decides the result.
+        LockedError: a living process has it.
+        PrivacyError: spec, data or base model are not what the checkpoint was made with.
+        StoreError: the checkpoint is damaged.
+        DpftError: as :func:`train`.
+    """
+    observer = observer or Observer()
+    store = store or Store()
+    with store.take(store.resolve(reference)) as taken:
+        spec = changed(store.spec(taken.record), changes or {})
+        if spec.hardware.num_threads is not None:
+            torch.set_num_threads(spec.hardware.num_threads)
+        found = Checkpoints(taken.checkpoints).newest()
+        if found is None:
+            observer.warned(f"run {taken.record.name} has no checkpoint: it begins again at its first step")
+        assembled = assemble(spec, observer)
+        continued = check_materials(found, taken.record, spec, assembled)
+        plan = _plan(spec, assembled, observer, continued)
+        _preflight(spec, assembled)
+        carried = carry(found, spec, assembled, plan, observer)
+        with taken.begin(plan.steps_taken) as active:
+            return _Run(spec, assembled, plan, active, observer, carried).go()
+
+
 def plan_run(spec: RunSpec, observer: Observer | None = None) -> RunFacts:
     """What :func:`train` would do: σ, q, steps and ε, without training or recording anything.
 
@@ -91,6 +137,7 @@ class _Run:
         plan: PrivatePlan | OrdinaryPlan,
         active: ActiveRun,
         observer: Observer,
+        carried: Carried | None = None,
     ) -> None:
         self.spec, self.assembled, self.plan, self.active, self.observer = (
             spec,
@@ -99,13 +146,22 @@ class _Run:
             active,
             observer,
         )
+        carried = carried or carry(None, spec, assembled, plan, observer)
+        self.learner, self.initial = carried.learner, carried.initial
+        self.keeper = Keeper(
+            Checkpoints(active.checkpoints),
+            origin_of(spec, assembled, plan, active.record.run_id),
+            Cadence(plan.schedule.steps, spec.hardware.checkpoint_every),
+            plan,
+            self.learner,
+            assembled.parameters,
+            seconds=carried.seconds,
+            dropout=not spec.privacy.enabled and spec.tuning.lora_dropout > 0,
+        )
         self.validation = next(name for name in assembled.data.splits if name != "train")
         self.evaluation: Evaluation | None = None
-        self._epsilon: float | None = None
-        self._planned_epsilon: float | None = None
-        self._epsilon_at = 0
+        self.epsilon = EpsilonSoFar(plan)
         self._evaluated_at = 0
-        self._began = time.monotonic()
 
     def go(self) -> RunRecord:
         """Train, save, state."""
@@ -123,8 +179,7 @@ class _Run:
             sample_rate=facts.sample_rate,
             delta=facts.delta,
         )
-        self._planned_epsilon = facts.planned_epsilon
-        before = {name: p.detach().clone() for name, p in self.assembled.parameters.items()}
+        self.epsilon.planned = facts.planned_epsilon
         try:
             status: FinalStatus = "completed"
             try:
@@ -133,16 +188,29 @@ class _Run:
             except KeyboardInterrupt:
                 status = "interrupted"
                 self.observer.stopping()
+                self._keep_where_it_is()
                 self._score_what_is_saved()
             with uninterrupted():
                 if status == "completed":
-                    _check_moved(before, self.assembled.parameters)
+                    _check_moved(self.initial, self.assembled.parameters)
                 return self._finish(status)
         except BaseException:
             # Whatever went wrong, these steps were taken: they must not look free.
             with uninterrupted(), contextlib.suppress(DpftError):
                 self.active.update(steps=self.plan.steps_taken)
             raise
+
+    def _keep_where_it_is(self) -> None:
+        """A checkpoint of an interrupted run; what was trained is saved even where there is no room for it.
+
+        The adapter that is saved next and what a resumed run saves later have these steps in common: together
+        they reveal no more than the steps of the longer one, since both are computed from the same releases.
+        """
+        try:
+            with uninterrupted():
+                self.keeper.stop()
+        except StoreError as error:
+            self.observer.warned(error.message)
 
     def _score_what_is_saved(self) -> None:
         """Scores of an interrupted run are of the weights that are saved; a second Ctrl-C does without."""
@@ -163,35 +231,33 @@ class _Run:
                 pad_token_id=self.assembled.pad_token_id,
                 extra_tokens=self.spec.tuning.num_prepend_tokens or 0,
             )
-            fit(work, self.spec.optimisation, self.spec.hardware, self._report)
+            with Deferred():
+                self.keeper.begin()
+            if self.plan.steps_taken and epoch_ended(self.plan, self.plan.steps_taken):
+                self._score(self.plan.steps_taken)  # what the process before may not have come to
+            fit(work, self.spec.optimisation, self.spec.hardware, self._report, self.learner)
 
     def _report(self, report: StepReport) -> None:
-        self.active.append_local_only({"step": report.step, **report.private_details})
-        last = report.step == self.plan.schedule.steps
-        self._refresh_epsilon(report.step, force=last)
-        metrics: Mapping[str, float] = {}
-        if report.epoch_ended:
-            self.evaluation = self._evaluate()
-            self._evaluated_at = report.step
-            metrics = self.evaluation.metrics
-            line: dict[str, Any] = {"step": report.step, **{f"validation_{k}": v for k, v in metrics.items()}}
-            if self._epsilon is not None:
-                line["epsilon"] = self._epsilon
-            self.active.append_metrics(line)
+        with Deferred():
+            self.active.append_local_only({"step": report.step, **report.private_details})
+            self.keeper.after_step()
+        metrics = self._score(report.step) if report.epoch_ended else {}
+        epsilon = self.epsilon.after(report.step)
         self.observer.progressed(
-            Progress(report.step, self.plan.schedule.steps, report.seconds, self._epsilon, metrics)
+            Progress(report.step, self.plan.schedule.steps, report.seconds, epsilon, metrics)
         )
 
-    def _refresh_epsilon(self, step: int, *, force: bool) -> None:
-        """Keep an ε that covers ``step`` steps: computed for a little ahead, so that it is never too low."""
-        if not isinstance(self.plan, PrivatePlan) or self.plan.doubt() is not None:
-            return
-        if step <= self._epsilon_at and not force:
-            return
-        steps = self.plan.schedule.steps
-        self._epsilon_at = min(steps, step + max(1, int(_EPSILON_REFRESH * steps)) - 1)
-        so_far = _QUICK.epsilon([self.plan.event.with_steps(self._epsilon_at)], self.plan.schedule.delta)
-        self._epsilon = min(so_far, self._planned_epsilon or so_far)
+    def _score(self, step: int) -> Mapping[str, float]:
+        """Scores after ``step`` steps, and their line in ``metrics.jsonl``."""
+        self.evaluation = self._evaluate()
+        self._evaluated_at = step
+        metrics = self.evaluation.metrics
+        line: dict[str, Any] = {"step": step, **{f"validation_{k}": v for k, v in metrics.items()}}
+        epsilon = self.epsilon.after(step)
+        if epsilon is not None:
+            line["epsilon"] = epsilon
+        self.active.append_metrics(line)
+        return metrics
 
     def _evaluate(self) -> Evaluation:
         with resting(self.assembled.model):
@@ -207,10 +273,14 @@ class _Run:
     def _finish(self, status: FinalStatus) -> RunRecord:
         """Adapter, then manifest: whatever has a manifest has everything the manifest speaks of."""
         staging = self.active.directory / ".adapter"
+        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed here
         try:
-            return self._publish(status, staging)
+            record = self._publish(status, staging)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+        if status == "completed":
+            Checkpoints(self.active.checkpoints).remove()
+        return record
 
     def _publish(self, status: FinalStatus, staging: Path) -> RunRecord:
         for parameter in self.assembled.parameters.values():
@@ -233,7 +303,8 @@ class _Run:
         if trained:
             stamp(staging, safetensors_header(manifest))
             write_atomic(staging / "README.md", card(self.spec, self.assembled, manifest))
-            publish_dir(staging, self.active.adapter_dir)
+            self.active.retire_statement()
+            publish_dir(staging, self.active.adapter_dir, overwrite=True)
         scores = self.evaluation
         if scores is not None and scores.collapsed:
             self.observer.warned("every answer is the same label: the model has learnt nothing")
@@ -243,14 +314,19 @@ class _Run:
             metrics=dict(scores.metrics) if scores else {},
             baselines={"majority": scores.majority} if scores else {},
             steps=self.plan.steps_taken,
-            seconds=round(time.monotonic() - self._began, 3),
+            seconds=round(self.keeper.seconds, 3),
         )
 
 
-def _plan(spec: RunSpec, assembled: Assembled, observer: Observer) -> PrivatePlan | OrdinaryPlan:
+def _plan(
+    spec: RunSpec, assembled: Assembled, observer: Observer, origin: Continued | None = None
+) -> PrivatePlan | OrdinaryPlan:
+    examples = assembled.data.splits["train"].rows
+    if origin is not None:
+        return make_plan(examples, spec.optimisation, origin.privacy, steps_taken=origin.step)
     if spec.privacy.enabled:
         observer.working("calibrating the noise")
-    return make_plan(assembled.data.splits["train"].rows, spec.optimisation, spec.privacy)
+    return make_plan(examples, spec.optimisation, spec.privacy)
 
 
 def _preflight(spec: RunSpec, assembled: Assembled) -> None:
