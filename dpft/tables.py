@@ -114,6 +114,7 @@ RULES: Table[Any] = Table(
         "layer-norm": "dpft.privacy.rules.norm:RULE",
         "rms-norm": "dpft.privacy.rules.rms_norm:RULE",
         "ia3-scale": "dpft.privacy.rules.scale:RULE",
+        "re-execution": "dpft.privacy.rules.reexecution:RULE",  # last: of what no other rule knows
     },
 )
 

@@ -58,6 +58,10 @@ class Session(Protocol):
     def clipper(self) -> Clipper | None:
         """What bounds each example's contribution; None where nothing does."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how it works here (a slow path), in sentences."""
+
     def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
         """Add the (clipped) gradient sums of ``batch`` to ``sums``, in place."""
 

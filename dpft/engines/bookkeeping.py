@@ -8,14 +8,16 @@ Bu et al. 2023 (arXiv 2210.00038), in a single backward pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from dpft.engines.base import MicroBatch, PieceReport, example_losses
+from dpft.engines.guard import GuardedSession
 from dpft.errors import PrivacyError
 from dpft.privacy.clipping import Clipper
+from dpft.privacy.gradients import PerExampleGradient
 from dpft.privacy.tape import Tape
 
 __all__ = ["ENGINE", "BookkeepingEngine", "BookkeepingSession"]
@@ -40,16 +42,7 @@ class BookkeepingSession:
         Raises:
             PrivacyError: the model's output does not depend on any trainable parameter.
         """
-        with torch.enable_grad(), self._tape.recording(len(batch)):
-            losses = example_losses(self._model, batch, self._precision)
-            if not losses.requires_grad:
-                raise PrivacyError(
-                    "the model's output depends on no trainable parameter",
-                    hint="choose another --finetune-mode",
-                )
-            torch.autograd.backward(losses.sum())
-        gradients = self._tape.gradients()
-        self._tape.forget()
+        losses, gradients = self._record(batch, self._precision)
         norms = {name: gradient.norms() for name, gradient in gradients.items()}
         total = torch.stack([n.square for n in norms.values()]).sum(0).sqrt()
         factors = self._factors(norms)
@@ -61,17 +54,54 @@ class BookkeepingSession:
             kept.accumulate(factors[name] if keep is None else factors[name][keep], sums[name])
         return PieceReport(losses.detach(), total, 0 if keep is None else len(batch) - len(keep))
 
+    def gradients(self, batch: MicroBatch) -> dict[str, PerExampleGradient]:
+        """Per-example gradients of ``batch`` at full precision, before clipping; unused parameters absent."""
+        return self._record(batch, "fp32")[1]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which layers are slow."""
+        return self._tape.notes
+
+    def _record(self, batch: MicroBatch, precision: str) -> tuple[Tensor, dict[str, PerExampleGradient]]:
+        """Losses (b) and what one forward and one backward pass left on the tape."""
+        with torch.enable_grad(), self._tape.recording(len(batch)):
+            losses = example_losses(self._model, batch, precision)
+            if not losses.requires_grad:
+                raise PrivacyError(
+                    "the model's output depends on no trainable parameter",
+                    hint="choose another --finetune-mode",
+                )
+            torch.autograd.backward(losses.sum())
+        gradients = self._tape.gradients()
+        self._tape.forget()
+        return losses, gradients
+
 
 class BookkeepingEngine:
     """``--engine dpft``."""
 
     name = "dpft"
 
-    @contextmanager
     def session(
         self, model: nn.Module, parameters: Mapping[str, nn.Parameter], clipper: Clipper, precision: str
+    ) -> GuardedSession:
+        """Attach a tape to ``model``; what it cannot record goes through the model one example at a time."""
+
+        def fast() -> AbstractContextManager[BookkeepingSession]:
+            return self.recording(model, parameters, clipper, precision)
+
+        return GuardedSession(fast, model, parameters, clipper, precision)
+
+    @contextmanager
+    def recording(
+        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], clipper: Clipper, precision: str
     ) -> Iterator[BookkeepingSession]:
-        """Attach a tape to ``model``."""
+        """The single backward pass without its guard: it refuses what it cannot record.
+
+        Raises:
+            UnsupportedLayerError: on entry or in a micro-batch.
+        """
         with Tape(model, parameters) as tape:
             yield BookkeepingSession(model, tape, clipper, precision)
 

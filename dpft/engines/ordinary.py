@@ -19,6 +19,7 @@ class OrdinarySession:
 
     def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], precision: str) -> None:
         self.clipper: Clipper | None = None
+        self.notes: tuple[str, ...] = ()
         self._model = model
         self._parameters = dict(parameters)
         self._precision = precision

@@ -180,12 +180,12 @@ class DenseGradient:
 
     def norms(self) -> Norms:
         """Directly; the very values that are summed later, so nothing can cancel in between."""
-        square = _norm(self.values.flatten(1), 1).square()
+        square = _norm(self.values.reshape(self.batch_size, -1), 1).square()
         return Norms(square, square)
 
     def accumulate(self, factors: Tensor, into: Tensor) -> None:
         """One vector-matrix product."""
-        into.add_((factors @ self.values.flatten(1)).view_as(into))
+        into.add_((factors @ self.values.reshape(self.batch_size, -1)).view_as(into))
 
     def select(self, keep: Tensor) -> DenseGradient:
         """Only the examples in ``keep``."""

@@ -135,6 +135,20 @@ class Tape:
         """Free what was recorded."""
         self._uses = {}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Layers without a rule of their own, in a sentence each kind."""
+        kinds: dict[str, list[str]] = {}
+        for site, module, rule, _ in self._sites:
+            if rule.slow:
+                kinds.setdefault(type(module).__name__, []).append(site)
+        return tuple(
+            f"exact but slow: no rule knows {kind}, so each example goes through {sites[0]}"
+            + (f" and {len(sites) - 1} more" if len(sites) > 1 else "")
+            + " on its own"
+            for kind, sites in kinds.items()
+        )
+
     # -- what rules call ------------------------------------------------------------------------------------
 
     def batched(self, site: str, value: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ on three synthetic examples of different lengths; it costs milliseconds and read
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,7 +29,10 @@ _TOLERANCE = 1e-3
 
 
 def synthetic_batch(model: Any, *, token_types: bool, labels: int, pad_token_id: int) -> MicroBatch:
-    """Three rows of made-up tokens, padded to the longest."""
+    """Three rows of made-up tokens, padded to the longest.
+
+    Where the model reads its answer at the end-of-text token (encoder-decoder models), each row ends in it.
+    """
     generator = torch.Generator().manual_seed(0)
     shape = (len(_LENGTHS), max(_LENGTHS))
     vocabulary = int(model.get_input_embeddings().num_embeddings)
@@ -36,6 +40,10 @@ def synthetic_batch(model: Any, *, token_types: bool, labels: int, pad_token_id:
     # The padding token inside a text would be taken for the text's end by some architectures.
     ids = torch.where(ids == pad_token_id, (ids + 1) % vocabulary, ids)
     ids[:, 1] = ids[:, 0]
+    if getattr(model.config, "is_encoder_decoder", False) and model.config.eos_token_id is not None:
+        end = int(model.config.eos_token_id)
+        ids = torch.where(ids == end, (ids + 2) % vocabulary, ids)
+        ids[torch.arange(shape[0]), torch.tensor(_LENGTHS) - 1] = end
     mask = (torch.arange(shape[1]) < torch.tensor(_LENGTHS)[:, None]).long()
     inputs = {"input_ids": torch.where(mask.bool(), ids, pad_token_id), "attention_mask": mask}
     if token_types:
@@ -66,8 +74,8 @@ def check_engine(
     parameters: Mapping[str, nn.Parameter],
     batch: MicroBatch,
     make_clipper: Callable[[float], Clipper] = FlatClipper,
-) -> None:
-    """Compare norms and clipped sum with the oracle.
+) -> tuple[str, ...]:
+    """Compare norms and clipped sum with the oracle; see that answers are each example's own.
 
     Args:
         engine: that is to train.
@@ -76,18 +84,52 @@ def check_engine(
         batch: examples of different lengths, the shortest last.
         make_clipper: the kind of clipper that is to train, from C (an entry of ``tables.CLIPPERS``).
 
+    Returns:
+        What the user should know of how the engine works here (a slow path), in sentences.
+
     Raises:
         PrivacyError: they differ; nothing must be trained.
     """
+    pieces = (batch, _wider(batch)) if "attention_mask" in batch.inputs else (batch,)
+    before = _versions(model)
     truth = oracle.per_example_gradients(model, parameters, batch)
     _, norms = oracle.clipped_sum(truth, 1.0)
     clipper = make_clipper(float(norms.median()))  # so that some examples are clipped and some are not
     expected, _ = oracle.clipped_sum(truth, clipper)
     with engine.session(model, parameters, clipper, "fp32") as session:
-        for piece in (batch, _wider(batch)) if "attention_mask" in batch.inputs else (batch,):
+        for piece in pieces:
             sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
             report = session.accumulate(piece, sums)
             _compare(engine.name, type(model).__name__, report.norms, norms, sums, expected)
+        notes = session.notes
+    _check_company(model, batch, pieces)
+    changed = [name for name, version in _versions(model).items() if version != before[name]]
+    if changed:
+        raise PrivacyError(
+            f"{type(model).__name__} changes {changed[0]!r} whenever it meets a text",
+            hint="what it keeps of private texts carries no noise: choose another model",
+        )
+    return notes
+
+
+def _check_company(model: Any, batch: MicroBatch, pieces: tuple[MicroBatch, ...]) -> None:
+    """Refuse a model whose answers depend on an example's neighbours: no engine makes that private."""
+    with torch.no_grad():
+        answers = [model(**oracle.alone(batch, row)).logits.float() for row in range(len(batch))]
+        own = torch.cat(answers)
+        for piece in pieces:
+            difference = float((model(**piece.inputs).logits.float() - own).abs().max())
+            if not difference <= _TOLERANCE * max(1.0, float(own.abs().max())):
+                raise PrivacyError(
+                    f"{type(model).__name__} answers an example differently in company: its logits differ by "
+                    f"{difference:.2g}",
+                    hint="this architecture mixes examples (through padding, say): choose another model",
+                )
+
+
+def _versions(model: nn.Module) -> dict[str, int]:
+    """How often each parameter and buffer was written to."""
+    return {name: value._version for name, value in (*model.named_parameters(), *model.named_buffers())}
 
 
 def _wider(batch: MicroBatch) -> MicroBatch:
@@ -110,14 +152,16 @@ def _compare(
     sums: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
 ) -> None:
-    difference = torch.stack([(sums[n].double() - expected[n]).square().sum() for n in expected]).sum().sqrt()
+    wrong = {name: float((sums[name].double() - value).norm()) for name, value in expected.items()}
+    difference = math.hypot(*wrong.values())
     size = torch.stack([value.square().sum() for value in expected.values()]).sum().sqrt()
     norm_error = float("nan") if found_norms is None else float(((found_norms - norms).abs() / norms).max())
-    sum_error = float(difference / size)
+    sum_error = difference / float(size)
     if not (norm_error <= _TOLERANCE and sum_error <= _TOLERANCE):
         raise PrivacyError(
             f"engine {engine!r} is not exact on {model}: against each example alone, norms differ by "
-            f"{norm_error:.2g} and the clipped sum by {sum_error:.2g} (relative)",
+            f"{norm_error:.2g} and the clipped sum by {sum_error:.2g} (relative), most at "
+            f"{max(wrong, key=lambda name: wrong[name])!r}",
             hint="this architecture may mix examples (through padding, say): choose another model or "
             "--finetune-mode",
         )

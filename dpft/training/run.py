@@ -62,7 +62,8 @@ def train(spec: RunSpec, observer: Observer | None = None, store: Store | None =
         torch.set_num_threads(spec.hardware.num_threads)
     assembled = assemble(spec, observer)
     plan = _plan(spec, assembled, observer)
-    _preflight(spec, assembled)
+    for note in _preflight(spec, assembled):
+        observer.warned(note)
     with store.create(spec) as active:
         return _Run(spec, assembled, plan, active, observer).go()
 
@@ -123,7 +124,8 @@ def plan_run(spec: RunSpec, observer: Observer | None = None) -> RunFacts:
     observer = observer or Observer()
     assembled = assemble(spec, observer)
     plan = _plan(spec, assembled, observer)
-    _preflight(spec, assembled)
+    for note in _preflight(spec, assembled):
+        observer.warned(note)
     return facts_of(spec, assembled, plan, run_id="", name=spec.name or "")
 
 
@@ -329,8 +331,8 @@ def _plan(
     return make_plan(examples, spec.optimisation, spec.privacy)
 
 
-def _preflight(spec: RunSpec, assembled: Assembled) -> None:
-    """Compare engine and truth on synthetic text."""
+def _preflight(spec: RunSpec, assembled: Assembled) -> tuple[str, ...]:
+    """Compare engine and truth on synthetic text; what the user should know of it."""
     batch = synthetic_batch(
         assembled.model,
         token_types="token_type_ids" in assembled.tokenizer.model_input_names,
@@ -342,7 +344,8 @@ def _preflight(spec: RunSpec, assembled: Assembled) -> None:
         if spec.privacy.enabled:
             engine: Engine = ENGINES.get(spec.privacy.engine)
             clipping = CLIPPERS.get(spec.privacy.clipping)
-            check_engine(engine, assembled.model, assembled.parameters, batch, clipping)
+            return check_engine(engine, assembled.model, assembled.parameters, batch, clipping)
+    return ()
 
 
 def _session(

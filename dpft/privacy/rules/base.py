@@ -16,7 +16,13 @@ __all__ = ["InputOutputRule", "Rule", "close", "tokens"]
 
 
 class Rule(ABC):
-    """How to differentiate one type of layer per example."""
+    """How to differentiate one type of layer per example.
+
+    Attributes:
+        slow: whether the user should be told.
+    """
+
+    slow = False
 
     @abstractmethod
     def owned(self, module: nn.Module) -> dict[str, nn.Parameter]:
