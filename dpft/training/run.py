@@ -109,7 +109,8 @@ def resume(
         assembled = assemble(spec, observer)
         continued = check_materials(found, taken.record, spec, assembled)
         plan = _plan(spec, assembled, observer, continued)
-        _preflight(spec, assembled)
+        for note in _preflight(spec, assembled):
+            observer.warned(note)
         carried = carry(found, spec, assembled, plan, observer)
         with taken.begin(plan.steps_taken) as active:
             return _Run(spec, assembled, plan, active, observer, carried).go()
