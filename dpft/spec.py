@@ -58,10 +58,17 @@ class DataSpec(Frozen):
 
 
 class ModelSpec(Frozen):
-    """Which pretrained model: a hub id, a local path, or ``builtin:NAME``; ``revision`` pins a hub commit."""
+    """Which pretrained model.
+
+    Attributes:
+        checkpoint: a hub id, a local path, or ``builtin:NAME``.
+        revision: pins a hub commit.
+        data_overlap: of what it was pretrained on with the private examples, as the user declares it.
+    """
 
     checkpoint: str = "prajjwal1/bert-tiny"
     revision: str | None = None
+    data_overlap: Literal["none", "possible", "unknown"] = "unknown"
 
 
 class TuningSpec(Frozen):
@@ -85,7 +92,9 @@ class PrivacySpec(Frozen):
     Attributes:
         enabled: DP-SGD, or ordinary training.
         target_epsilon: ε to calibrate the noise multiplier for, never exceeded.
-        target_delta: δ; None means 1/(2n), n being the number of training examples.
+        target_delta: δ; None means 1/(2n), n being the number of training examples (or ``public_n``).
+        public_n: a public estimate N of n, where n itself is private: sample rate, steps and δ then follow
+            from N alone, and n is told nowhere.
         noise_multiplier: σ, the noise's standard deviation in units of the clipping norm.
         max_grad_norm: clipping norm C, the L2 bound of one example's contribution.
         clipping: a name in ``tables.CLIPPERS``.
@@ -95,6 +104,7 @@ class PrivacySpec(Frozen):
     enabled: bool = True
     target_epsilon: PositiveFloat | None = 8.0
     target_delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    public_n: Annotated[int, Field(ge=1)] | None = None
     noise_multiplier: PositiveFloat | None = None
     max_grad_norm: PositiveFloat = 1.0
     clipping: str = "flat"

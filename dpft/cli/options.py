@@ -63,6 +63,7 @@ __all__ = [
     "Tags",
     "TargetDelta",
     "TargetEpsilon",
+    "setting",
 ]
 
 DATA = "Data and model"
@@ -93,7 +94,7 @@ STATED = {
 DATASETS_ARGUMENT = "dataset_arguments"
 
 
-def _setting(
+def setting(
     *declarations: str,
     help: str,
     panel: str,
@@ -137,7 +138,7 @@ DatasetArguments = Annotated[
 ]
 DatasetOptions = Annotated[
     list[str] | None,
-    _setting(
+    setting(
         "--datasets",
         "-d",
         help=f"One or more of {', '.join(TASKS.names())}: separated by spaces or commas, or given again.",
@@ -148,7 +149,7 @@ DatasetOptions = Annotated[
 ]
 DataDir = Annotated[
     Path | None,
-    _setting(
+    setting(
         "--data-dir",
         help="Folder in the GLUE layout (SST-2/train.tsv, SST-2/dev.tsv …).",
         panel=DATA,
@@ -157,16 +158,16 @@ DataDir = Annotated[
 ]
 MaxLength = Annotated[
     int | None,
-    _setting("--max-length", help="Tokens per example; longer ones are truncated.", panel=DATA),
+    setting("--max-length", help="Tokens per example; longer ones are truncated.", panel=DATA),
 ]
 ModelCheckpoint = Annotated[
     str | None,
-    _setting("--model-checkpoint", "-m", help="Hub id, folder, or builtin:minilm.", panel=DATA),
+    setting("--model-checkpoint", "-m", help="Hub id, folder, or builtin:minilm.", panel=DATA),
 ]
 
 FinetuneMode = Annotated[
     str | None,
-    _setting(
+    setting(
         "--finetune-mode",
         "-f",
         help=f"Which parameters train: {', '.join(MODES.names())}.",
@@ -176,29 +177,29 @@ FinetuneMode = Annotated[
 ]
 LearningRate = Annotated[
     float | None,
-    _setting("--learning-rate", help="Peak learning rate of AdamW.", panel=TUNING, default="per mode"),
+    setting("--learning-rate", help="Peak learning rate of AdamW.", panel=TUNING, default="per mode"),
 ]
 Epochs = Annotated[
-    float | None, _setting("--epochs", help="Passes over the examples, in expectation.", panel=TUNING)
+    float | None, setting("--epochs", help="Passes over the examples, in expectation.", panel=TUNING)
 ]
 BatchSize = Annotated[
     int | None,
-    _setting(
+    setting(
         "--batch-size",
         help="Examples per step: their expected number, with privacy. Larger means less noise, and slower.",
         panel=TUNING,
     ),
 ]
-LoraR = Annotated[int | None, _setting("--lora-r", help="Rank of LoRA's updates.", panel=TUNING)]
+LoraR = Annotated[int | None, setting("--lora-r", help="Rank of LoRA's updates.", panel=TUNING)]
 LoraAlpha = Annotated[
-    float | None, _setting("--lora-alpha", help="LoRA's scale is this over its rank.", panel=TUNING)
+    float | None, setting("--lora-alpha", help="LoRA's scale is this over its rank.", panel=TUNING)
 ]
 LoraDropout = Annotated[
-    float | None, _setting("--lora-dropout", help="Dropout before LoRA's updates.", panel=TUNING)
+    float | None, setting("--lora-dropout", help="Dropout before LoRA's updates.", panel=TUNING)
 ]
 NumPrependTokens = Annotated[
     int | None,
-    _setting(
+    setting(
         "--num-prepend-tokens",
         help="Virtual tokens of the soft-prompt and prefix modes.",
         panel=TUNING,
@@ -207,14 +208,12 @@ NumPrependTokens = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    _setting(
-        "--seed", help="Of initialisation and non-private data order; never of the noise.", panel=TUNING
-    ),
+    setting("--seed", help="Of initialisation and non-private data order; never of the noise.", panel=TUNING),
 ]
 
 EnableDp = Annotated[
     bool | None,
-    _setting(
+    setting(
         "--enable-dp/--no-dp",
         help="Train with differential privacy.",
         metavar="",
@@ -224,19 +223,19 @@ EnableDp = Annotated[
 ]
 TargetEpsilon = Annotated[
     float | None,
-    _setting("--target-epsilon", help="ε to choose the noise for; never exceeded.", panel=PRIVACY),
+    setting("--target-epsilon", help="ε to choose the noise for; never exceeded.", panel=PRIVACY),
 ]
 TargetDelta = Annotated[
     float | None,
-    _setting("--target-delta", help="δ.", panel=PRIVACY, default="1/(2n), for n training examples"),
+    setting("--target-delta", help="δ.", panel=PRIVACY, default="1/(2n), for n training examples"),
 ]
 NoiseMultiplier = Annotated[
     float | None,
-    _setting("--noise-multiplier", help="σ, instead of a target ε.", panel=PRIVACY),
+    setting("--noise-multiplier", help="σ, instead of a target ε.", panel=PRIVACY),
 ]
 MaxGradNorm = Annotated[
     float | None,
-    _setting(
+    setting(
         "--max-grad-norm",
         help="Clipping norm C: the most one example can contribute to a step.",
         panel=PRIVACY,
@@ -245,7 +244,7 @@ MaxGradNorm = Annotated[
 ]
 Clipping = Annotated[
     str | None,
-    _setting(
+    setting(
         "--clipping",
         help=f"How contributions are bounded: {', '.join(CLIPPERS.names())}.",
         panel=PRIVACY,
@@ -254,7 +253,7 @@ Clipping = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    _setting(
+    setting(
         "--engine",
         help=f"What computes clipped gradients: {', '.join(ENGINES.names())}.",
         panel=PRIVACY,
@@ -264,16 +263,16 @@ Engine = Annotated[
 
 MicroBatchTokens = Annotated[
     int | None,
-    _setting("--micro-batch-tokens", help="Tokens that go through the model at once.", panel=HARDWARE),
+    setting("--micro-batch-tokens", help="Tokens that go through the model at once.", panel=HARDWARE),
 ]
 Precision = Annotated[
     str | None,
-    _setting("--precision", help="Of the model's matrix products: fp32 or bf16.", panel=HARDWARE),
+    setting("--precision", help="Of the model's matrix products: fp32 or bf16.", panel=HARDWARE),
 ]
 
 Name = Annotated[
     str | None,
-    _setting(
+    setting(
         "--name",
         help="What to call the run; with several datasets, NAME-DATASET.",
         panel=RUN,
@@ -282,9 +281,9 @@ Name = Annotated[
 ]
 Tags = Annotated[
     list[str] | None,
-    _setting("--tag", help="A label to find the run by; may be given again.", panel=RUN, metavar="TEXT"),
+    setting("--tag", help="A label to find the run by; may be given again.", panel=RUN, metavar="TEXT"),
 ]
-Note = Annotated[str | None, _setting("--note", help="A remark to keep with the run.", panel=RUN)]
+Note = Annotated[str | None, setting("--note", help="A remark to keep with the run.", panel=RUN)]
 Config = Annotated[
     Path | None,
     typer.Option(

@@ -10,7 +10,7 @@ from rich.status import Status
 from rich.text import Text
 
 from dpft.cli import render
-from dpft.cli.wording import duration, privacy
+from dpft.cli.wording import duration, number_of_examples, privacy
 from dpft.runs.statement import round_up_epsilon
 from dpft.training.observer import Observer, RunFacts
 from dpft.training.observer import Progress as Reached
@@ -115,7 +115,7 @@ class TrainingView(Observer):
         lines = [
             head,
             Text(
-                f"{facts.examples:,} examples, {facts.steps:,} steps of {facts.expected_batch_size:,}; "
+                f"{number_of_examples(facts)}, {facts.steps:,} steps of {facts.expected_batch_size:,}; "
                 f"{facts.trainable_parameters:,} of {facts.all_parameters:,} parameters train"
             ),
         ]

@@ -19,7 +19,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dpft.cli.wording import NONE, age, duration, file_size, one_line, privacy, score
+from dpft.cli.wording import NONE, age, duration, file_size, number_of_examples, one_line, privacy, score
 from dpft.runs.statement import round_up_epsilon
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def plans(facts: Sequence[RunFacts]) -> None:
         rows: list[tuple[str, RenderableType]] = [
             ("model", fact.model),
             ("trains", f"{fact.trainable_parameters:,} of {fact.all_parameters:,} parameters"),
-            ("data", f"{fact.examples:,} examples"),
+            ("data", number_of_examples(fact)),
             (
                 "steps",
                 f"{fact.steps:,} of {fact.expected_batch_size:,} examples"

@@ -33,6 +33,7 @@ FIELDS = {
     "data_dir": ("data", "data_dir"),
     "max_length": ("data", "max_length"),
     "model_checkpoint": ("model", "checkpoint"),
+    "base_data_overlap": ("model", "data_overlap"),
     "finetune_mode": ("tuning", "mode"),
     "lora_r": ("tuning", "lora_r"),
     "lora_alpha": ("tuning", "lora_alpha"),
@@ -41,6 +42,7 @@ FIELDS = {
     "enable_dp": ("privacy", "enabled"),
     "target_epsilon": ("privacy", "target_epsilon"),
     "target_delta": ("privacy", "target_delta"),
+    "public_n": ("privacy", "public_n"),
     "noise_multiplier": ("privacy", "noise_multiplier"),
     "max_grad_norm": ("privacy", "max_grad_norm"),
     "clipping": ("privacy", "clipping"),
@@ -157,12 +159,18 @@ def data_spec(dataset: str, data_dir: Path | str | None, max_length: int | None)
         return DataSpec(dataset=dataset, **fields)
 
 
-def model_spec(checkpoint: str | None) -> ModelSpec:
-    """``--model-checkpoint``; a folder is made absolute."""
-    if checkpoint is None:
-        return ModelSpec()
-    folder = Path(checkpoint).expanduser()
-    return ModelSpec(checkpoint=str(folder.absolute()) if folder.is_dir() else checkpoint)
+def model_spec(checkpoint: str | None, data_overlap: str | None = None) -> ModelSpec:
+    """``--model-checkpoint``; a folder is made absolute.
+
+    Raises:
+        UsageError: an unknown ``data_overlap``.
+    """
+    fields: dict[str, Any] = {} if data_overlap is None else {"data_overlap": data_overlap}
+    if checkpoint is not None:
+        folder = Path(checkpoint).expanduser()
+        fields["checkpoint"] = str(folder.absolute()) if folder.is_dir() else checkpoint
+    with _by_option_name():
+        return ModelSpec(**fields)
 
 
 def run_specs(given: Given, before_imports: Callable[[], object] = lambda: None) -> list[RunSpec]:
@@ -248,7 +256,7 @@ def _build(given: Given, datasets: Sequence[str], mode: str, defaults: ModeDefau
             tags=tuple(values.get("tags", ())),
             note=values.get("note", ""),
             data=data_spec(dataset, values.get("data_dir"), values.get("max_length")),
-            model=model_spec(values.get("model_checkpoint")),
+            model=model_spec(values.get("model_checkpoint"), values.get("base_data_overlap")),
             **parts,
         )
         for dataset in datasets

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dpft.cli import options
+from dpft.cli import options, options_disclosure
 from dpft.errors import DpftError, InterruptedRunError, PrivacyError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def train(
     datasets: options.DatasetOptions = None,
     data_dir: options.DataDir = None,
     model_checkpoint: options.ModelCheckpoint = None,
+    base_data_overlap: options_disclosure.BaseDataOverlap = None,
     max_length: options.MaxLength = None,
     finetune_mode: options.FinetuneMode = None,
     learning_rate: options.LearningRate = None,
@@ -46,6 +47,7 @@ def train(
     enable_dp: options.EnableDp = None,
     target_epsilon: options.TargetEpsilon = None,
     target_delta: options.TargetDelta = None,
+    public_n: options_disclosure.PublicN = None,
     noise_multiplier: options.NoiseMultiplier = None,
     max_grad_norm: options.MaxGradNorm = None,
     clipping: options.Clipping = None,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from dpft.runs.statement import round_up_delta, round_up_epsilon
 
-__all__ = ["NONE", "age", "duration", "file_size", "one_line", "privacy", "score"]
+if TYPE_CHECKING:
+    from dpft.training.observer import RunFacts
+
+__all__ = ["NONE", "age", "duration", "file_size", "number_of_examples", "one_line", "privacy", "score"]
 
 NONE = "—"
 
@@ -64,6 +68,11 @@ def score(value: float | None) -> str:
     ('0.8123', '—')
     """
     return NONE if value is None else f"{value:.4f}"
+
+
+def number_of_examples(facts: RunFacts) -> str:
+    """How many examples; where the number is private, the declared one."""
+    return f"{facts.examples:,} examples" + (" (declared)" if facts.examples_declared else "")
 
 
 def file_size(size: int) -> str:

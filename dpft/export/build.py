@@ -19,6 +19,7 @@ from dpft.export.source import RestoredRun, Source, check_base, open_run, restor
 from dpft.export.verify import compare, logits_of, synthetic_batch
 from dpft.runs.files import ensure_directory, file_table, publish_dir, write_atomic
 from dpft.runs.record import RunRecord
+from dpft.runs.seal import seal
 from dpft.spec import RunSpec
 
 __all__ = ["build"]
@@ -70,7 +71,7 @@ def _write(form: Form, run: RestoredRun, folder: Path, tolerance: float) -> None
     run.tokenizer.save_pretrained(folder)
     text = card(run, what=form.what, loading=form.loading(run), remark=form.remark, tolerance=tolerance)
     write_atomic(folder / "README.md", text)
-    write_atomic(folder / "privacy.json", run.source.manifest_bytes)
+    seal(folder, run.source.manifest_bytes)
     for path in folder.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from dpft.errors import ExportError
 from dpft.export.form import EXACT, MERGED, Form
 from dpft.export.source import RestoredRun
-from dpft.tuning.files import stamp
+from dpft.tuning.files import adapter_sha256, stamp
 
 __all__ = ["PlainFolder", "statement_in"]
 
@@ -35,14 +36,14 @@ class PlainFolder(Form):
         return EXACT if self.exact else MERGED * max(1.0, float(logits.abs().max()))
 
     def write(self, run: RestoredRun, folder: Path) -> None:
-        """Merge and save, with the run's statement in the header.
+        """Merge and save, with the run's statement and the new tensors' hash in the header.
 
         Raises:
             UsageError: the mode cannot be merged.
         """
         model = run.source.mode.merge(run.model)
         model.save_pretrained(folder)
-        stamp(folder, _statement(run.source.adapter))
+        stamp(folder, _statement(run.source.adapter, self.format, adapter_sha256(folder)))
 
     def load(self, run: RestoredRun, folder: Path) -> Any:
         """From the folder alone."""
@@ -68,11 +69,13 @@ def statement_in(path: Path) -> str | None:
     return metadata.get("dpft")
 
 
-def _statement(adapter: Path) -> str:
+def _statement(adapter: Path, format_name: str, tensors_sha256: str) -> str:
+    """The run's own, and ``export``: these tensors are not those whose hash the manifest has."""
     for path in sorted(adapter.rglob("*.safetensors")):
         statement = statement_in(path)
         if statement is not None:
-            return statement
+            export = {"format": format_name, "tensors_sha256": tensors_sha256}
+            return json.dumps({**json.loads(statement), "export": export}, separators=(",", ":"))
     raise ExportError(
         "the run's adapter carries no privacy statement in its header",
         hint="its files were changed after the run ended; restore them from a backup",

@@ -25,6 +25,7 @@ from dpft.errors import PrivacyError, UsageError
 from dpft.privacy.clipping import Clipper
 from dpft.privacy.noise import KeyStream, Purpose
 from dpft.privacy.sampling import PoissonSampler, ShuffleSampler
+from dpft.runs.manifest_parts import DELTA_CHOSEN, DELTA_FROM_DECLARED_ROWS, DELTA_FROM_ROWS
 from dpft.spec import OptimisationSpec, PrivacySpec
 from dpft.tables import CLIPPERS
 
@@ -37,15 +38,16 @@ _LEAST_STEPS_PER_EPOCH = 16  # of a small dataset: fewer, larger batches would l
 
 @dataclass(frozen=True)
 class Schedule:
-    """What follows from n, batch size and epochs, derived once.
+    """What follows from n (or a public estimate of it), batch size and epochs, derived once.
 
     Attributes:
-        examples: n.
+        examples: n; where n is private, the declared N in its place, so that nothing here depends on n.
         expected_batch_size: B.
         sample_rate: q = B/n.
         steps: ⌈epochs·n/B⌉.
         delta: δ.
         delta_rule: how δ was chosen, in words.
+        declared: whether ``examples`` is a declared estimate.
     """
 
     examples: int
@@ -54,10 +56,19 @@ class Schedule:
     steps: int
     delta: float
     delta_rule: str
+    declared: bool = False
 
 
-def derive_schedule(examples: int, optimisation: OptimisationSpec, target_delta: float | None) -> Schedule:
+def derive_schedule(
+    examples: int, optimisation: OptimisationSpec, target_delta: float | None, *, declared: bool = False
+) -> Schedule:
     """Derive q, steps and δ.
+
+    Args:
+        examples: n, or a public estimate of it.
+        optimisation: batch size and epochs.
+        target_delta: δ; None for 1/(2n).
+        declared: whether ``examples`` is an estimate.
 
     Raises:
         UsageError: no examples, or an expected batch larger than the dataset (never silently reduced: q would
@@ -68,23 +79,26 @@ def derive_schedule(examples: int, optimisation: OptimisationSpec, target_delta:
         raise UsageError(
             f"the training split has {examples} examples", hint="give a dataset with training rows"
         )
+    whose = "examples of --public-n" if declared else "training examples"
     batch = optimisation.batch_size
     if batch is None:
         batch = min(_USUAL_BATCH, max(1, examples // _LEAST_STEPS_PER_EPOCH))
     if not batch <= examples:
         raise UsageError(
-            f"--batch-size {batch} is larger than the {examples} training examples",
+            f"--batch-size {batch} is larger than the {examples} {whose}",
             hint=f"give a --batch-size of at most {examples}",
         )
     delta = target_delta if target_delta is not None else 1 / (2 * examples)
-    rule = "1/(2n), n being the number of training examples" if target_delta is None else "chosen by the user"
+    rule = DELTA_CHOSEN
+    if target_delta is None:
+        rule = DELTA_FROM_DECLARED_ROWS if declared else DELTA_FROM_ROWS
     if not delta < 1 / examples:
         raise PrivacyError(
             f"delta {delta:g} is not below 1/n = {1 / examples:g}: it would allow publishing a whole example",
             hint=f"give a --target-delta below {1 / examples:.2g}, or leave it out for 1/(2n)",
         )
     steps = math.ceil(optimisation.epochs * examples / batch)
-    return Schedule(examples, batch, batch / examples, steps, delta, rule)
+    return Schedule(examples, batch, batch / examples, steps, delta, rule, declared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +171,8 @@ class PrivatePlan(_Turns):
         noise_multiplier: float,
         stream: KeyStream | None = None,
         steps_taken: int = 0,
+        *,
+        examples: int | None = None,
     ) -> None:
         super().__init__(steps_taken)
         self._given_stream = stream is not None
@@ -164,7 +180,8 @@ class PrivatePlan(_Turns):
         self.schedule = schedule
         self.clipper = clipper
         self._event = MechanismEvent(schedule.sample_rate, noise_multiplier, schedule.steps)
-        self._sampler = PoissonSampler(schedule.examples, self._event.sample_rate, stream)
+        self._examples = schedule.examples if examples is None else examples
+        self._sampler = PoissonSampler(self._examples, self._event.sample_rate, stream)
         self._stream = stream
 
     @property
@@ -176,6 +193,11 @@ class PrivatePlan(_Turns):
     def event(self) -> MechanismEvent:
         """The mechanism that has run: the steps really taken."""
         return self._event.with_steps(self.steps_taken)
+
+    @property
+    def examples(self) -> int:
+        """How many examples are sampled from; private where the schedule's number is a declared one."""
+        return self._examples
 
     @property
     def sampler_description(self) -> str:
@@ -194,9 +216,17 @@ class PrivatePlan(_Turns):
         """
         if type(self._sampler) is not PoissonSampler or "draw" in vars(self._sampler):
             return "the sampler that ran is not the Poisson sampler that is accounted for"
-        asked = (self.schedule.examples, self._event.sample_rate)
+        if not (self.schedule.declared or self._examples == self.schedule.examples):
+            return "the number of examples that ran is not the one that is accounted for"
+        asked = (self._examples, self._event.sample_rate)
         if (self._sampler.examples, self._sampler.sample_rate) != asked:
             return "the sampler ran at another rate or over other examples than are accounted for"
+        if (self.schedule.sample_rate, self.schedule.steps) != (self._event.sample_rate, self._event.steps):
+            return "the schedule was changed after the noise was calibrated for it"
+        if type(self._stream) is not KeyStream or {"normals", "uniforms"} & vars(self._stream).keys():
+            return "the noise did not come from the generator that is accounted for"
+        if {"draw", "release"} & vars(self).keys():
+            return "steps were taken otherwise than is accounted for"
         if self._given_stream:
             return "the randomness was handed in, so nobody knows who else has it"
         return None
@@ -269,7 +299,8 @@ def make_plan(
     """Everything a run's guarantee rests on, from one place.
 
     Args:
-        examples: n, the number of training examples.
+        examples: n, the number of training examples. Each joins each step with probability q, whatever their
+            number; with ``privacy.public_n`` nothing else follows from it.
         optimisation: batch size, epochs and the seed of non-private data order.
         privacy: what is promised; either a target ε (σ is calibrated, achieved ε ≤ target) or σ itself.
         stream: keyed randomness; given in tests only.
@@ -282,7 +313,13 @@ def make_plan(
         UsageError: a batch larger than the dataset.
         PrivacyError: an empty guarantee, a target that cannot be reached, or more steps taken than planned.
     """
-    schedule = derive_schedule(examples, optimisation, privacy.target_delta if privacy.enabled else None)
+    declared = privacy.public_n if privacy.enabled else None
+    schedule = derive_schedule(
+        declared or examples,
+        optimisation,
+        privacy.target_delta if privacy.enabled else None,
+        declared=declared is not None,
+    )
     if not 0 <= steps_taken <= schedule.steps:
         raise PrivacyError(
             f"{steps_taken} steps were taken of {schedule.steps} that are planned",
@@ -300,4 +337,4 @@ def make_plan(
             target_epsilon=privacy.target_epsilon,
             target_delta=schedule.delta,
         ).noise_multiplier
-    return PrivatePlan(schedule, clipper, sigma, stream, steps_taken)
+    return PrivatePlan(schedule, clipper, sigma, stream, steps_taken, examples=examples)

@@ -7,12 +7,15 @@ is left out; nothing is null, and no ε stands in a manifest that cannot claim o
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import ValidationInfo, model_validator
 
 from dpft.errors import PrivacyError
+from dpft.runs.manifest_consistency import contradictions
 from dpft.runs.manifest_parts import (
     BaseModelInfo,
     Data,
@@ -30,11 +33,15 @@ from dpft.runs.manifest_parts import (
     Software,
     Tuning,
 )
-from dpft.runs.schema import SCHEMA_VERSION
+from dpft.runs.manifest_schema import published_schema
+from dpft.runs.schema import MANIFEST_VERSION
 from dpft.runs.statement import statement_for
 from dpft.spec import Frozen
 
-__all__ = ["Manifest", "safetensors_header"]
+__all__ = ["UNJUDGED", "Manifest", "manifest_sha256", "safetensors_header"]
+
+UNJUDGED = "unjudged"
+"""Validation context under which contradictions between parts are let pass, for whoever looks for them."""
 
 
 class Manifest(Frozen):
@@ -96,18 +103,32 @@ class Manifest(Frozen):
         return accesses + [item.item for item in self.releases if item.protection == "not protected"]
 
     @model_validator(mode="after")
-    def _consistent(self) -> Manifest:
-        if self.private:
-            self._check_private()
-        else:
-            self._check_ordinary()
-        self._check_releases()
-        sentence = self._sentence()
+    def _consistent(self, info: ValidationInfo) -> Manifest:
+        for problem in contradictions(self) if info.context != UNJUDGED else ():
+            raise _contradiction(problem)
         if not self.statement:
-            object.__setattr__(self, "statement", sentence)
-        elif self.identity.schema_version == SCHEMA_VERSION and self.statement != sentence:
+            object.__setattr__(self, "statement", self.sentence())
+        if info.context == UNJUDGED:
+            return self
+        if self.identity.schema_version == MANIFEST_VERSION and self.statement != self.sentence():
             raise _contradiction("the statement is not the one its fields make")
         return self
+
+    def sentence(self) -> str:
+        """The statement that the other fields make."""
+        guarantee = self.guarantee if self.definition else None
+        return statement_for(
+            private=self.private,
+            assumptions_hold=self.sampling.assumptions_hold if self.sampling else True,
+            example=self.definition.example if self.definition else "",
+            adjacency=self.definition.adjacency if self.definition else "",
+            release=self.setting.release,
+            epsilon=guarantee.epsilon if guarantee else None,
+            delta=guarantee.delta if guarantee else None,
+            steps=self.steps,
+            steps_planned=self.mechanism.steps_planned or 0,
+            not_covered=self.not_covered,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON values, absent parts left out."""
@@ -140,85 +161,29 @@ class Manifest(Frozen):
 
         It describes the file: an absent part is absent, so null is allowed nowhere.
         """
-        schema = cls.model_json_schema()
-        _forbid_null(schema)
+        schema = published_schema(cls)
         schema["required"] = ["statement", *schema["required"]]
-        schema["properties"]["statement"] = {"type": "string", "minLength": 1}
-        head = {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "$id": f"urn:dpft:privacy-manifest:{SCHEMA_VERSION}",
-            "title": "dpft privacy manifest",
+        statement = schema["properties"]["statement"]
+        schema["properties"]["statement"] = {
+            "type": "string",
+            "minLength": 1,
+            "description": statement["description"],
         }
-        return {**head, **{key: value for key, value in schema.items() if key not in head}}
+        return schema
 
-    def _check_private(self) -> None:
-        definition, sampling, events = self.definition, self.sampling, self.events
-        if definition is None or sampling is None or events is None:
-            raise _contradiction("a private run needs definition, sampling and events")
-        missing = self.mechanism.missing_noise_fields()
-        if missing:
-            raise _contradiction(f"a private run's mechanism needs {', '.join(missing)}")
-        if self.randomness.noise_generator is None or self.randomness.sampling_generator is None:
-            raise _contradiction("a private run names the generators of its noise and its samples")
-        claimable = sampling.assumptions_hold and self.steps > 0
-        if claimable != (self.guarantee is not None):
-            wanted = "needs" if claimable else "cannot have"
-            raise _contradiction(
-                f"a run whose assumptions hold is {sampling.assumptions_hold}, "
-                f"with {self.steps} steps taken, {wanted} a guarantee"
-            )
-        for event in events:
-            if event.adjacency != definition.adjacency:
-                raise _contradiction(f"an event is {event.adjacency}, the definition {definition.adjacency}")
-            if event.noise_multiplier != self.mechanism.noise_multiplier:
-                raise _contradiction("an event's noise multiplier is not the mechanism's")
-        if not self.steps <= (self.mechanism.steps_planned or 0):
-            raise _contradiction(f"{self.steps} steps taken, {self.mechanism.steps_planned} planned")
 
-    def _check_ordinary(self) -> None:
-        claims = [
-            name
-            for name in ("definition", "guarantee", "sampling", "events")
-            if getattr(self, name) is not None
-        ]
-        claims += [f"mechanism.{name}" for name in self.mechanism.present_noise_fields()]
-        claims += [f"releases: {release.item}" for release in self.releases if release.protection == "dp"]
-        claims += [
-            f"data_accesses: {access.access}"
-            for access in self.data_accesses
-            if access.classification == "dp"
-        ]
-        if self.tuning.composed_epsilon is not None:
-            claims.append("tuning.composed_epsilon")
-        if self.randomness.noise_generator is not None:
-            claims.append("randomness.noise_generator")
-        if claims:
-            raise _contradiction(f"a non-private run cannot have {', '.join(claims)}")
+def manifest_sha256(document: Mapping[str, Any]) -> str:
+    """Digest of a manifest, however its file is laid out.
 
-    def _check_releases(self) -> None:
-        for release in self.releases:
-            if (
-                release.item == "number of examples"
-                and (release.protection == "public") != self.data.rows_public
-            ):
-                raise _contradiction("the number of examples is public in one place and not in another")
-            if release.protection == "dp" and self.guarantee is None:
-                raise _contradiction(f"{release.item} cannot be covered by a guarantee that is not claimed")
+    Args:
+        document: the JSON values of ``privacy.json``.
 
-    def _sentence(self) -> str:
-        guarantee = self.guarantee
-        return statement_for(
-            private=self.private,
-            assumptions_hold=self.sampling.assumptions_hold if self.sampling else True,
-            example=self.definition.example if self.definition else "",
-            adjacency=self.definition.adjacency if self.definition else "",
-            release=self.setting.release,
-            epsilon=guarantee.epsilon if guarantee else None,
-            delta=guarantee.delta if guarantee else None,
-            steps=self.steps,
-            steps_planned=self.mechanism.steps_planned or 0,
-            not_covered=self.not_covered,
-        )
+    Returns:
+        Hex SHA-256 of the UTF-8 text that Python's ``json.dumps`` makes with keys sorted, no blanks, and no
+        escapes but those that JSON demands.
+    """
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def safetensors_header(manifest: Manifest) -> str:
@@ -229,7 +194,9 @@ def safetensors_header(manifest: Manifest) -> str:
 
     Returns:
         Compact JSON: ``run_id`` and ``private``; of a private run also ``epsilon``, ``delta``, ``unit`` and
-        ``adjacency``, or, where nothing can be claimed, ``statement`` instead.
+        ``adjacency``, or, where nothing can be claimed, ``statement`` instead; and ``manifest_sha256``, which
+        binds every field of the manifest (:func:`manifest_sha256`). The hash of the tensors leaves headers
+        out, so that the two can hold each other.
     """
     header: dict[str, Any] = {"run_id": manifest.identity.run_id, "private": manifest.private}
     if manifest.guarantee is not None and manifest.definition is not None:
@@ -241,6 +208,7 @@ def safetensors_header(manifest: Manifest) -> str:
         }
     elif manifest.private:
         header["statement"] = manifest.statement
+    header["manifest_sha256"] = manifest_sha256(manifest.to_dict())
     return json.dumps(header, separators=(",", ":"), allow_nan=False)
 
 
@@ -248,25 +216,3 @@ def _contradiction(problem: str) -> PrivacyError:
     return PrivacyError(
         f"the manifest contradicts itself: {problem}", hint="nothing was written; report this"
     )
-
-
-def _forbid_null(node: Any) -> None:
-    """Remove null, and defaults that are null, from a schema in place."""
-    if isinstance(node, list):
-        for item in node:
-            _forbid_null(item)
-        return
-    if not isinstance(node, dict):
-        return
-    options = node.get("anyOf")
-    if isinstance(options, list):
-        kept = [option for option in options if option != {"type": "null"}]
-        if len(kept) == 1:
-            del node["anyOf"]
-            node.update(kept[0])
-        else:
-            node["anyOf"] = kept
-    if "default" in node and node["default"] is None:
-        del node["default"]
-    for value in node.values():
-        _forbid_null(value)

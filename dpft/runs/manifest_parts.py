@@ -10,13 +10,25 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dpft.errors import PrivacyError
+from dpft.runs.manifest_disclosure import (
+    Classification,
+    DataAccess,
+    Protection,
+    Release,
+    standard_accesses,
+    standard_releases,
+    validation_access,
+)
 from dpft.runs.quantities import Delta, Epsilon, NoiseMultiplier, SampleRate
-from dpft.runs.schema import SCHEMA_VERSION
+from dpft.runs.schema import MANIFEST_VERSION
 from dpft.runs.statement import SEVERAL_RUNS
 from dpft.spec import Frozen
 from dpft.tables import ACCOUNTANTS
 
 __all__ = [
+    "DELTA_CHOSEN",
+    "DELTA_FROM_DECLARED_ROWS",
+    "DELTA_FROM_ROWS",
     "Adjacency",
     "BaseModelInfo",
     "Classification",
@@ -28,6 +40,7 @@ __all__ = [
     "Guarantee",
     "Identity",
     "Mechanism",
+    "Overlap",
     "Protection",
     "Randomness",
     "Release",
@@ -36,13 +49,17 @@ __all__ = [
     "Software",
     "TrainableParameter",
     "Tuning",
+    "standard_accesses",
     "standard_releases",
     "validation_access",
 ]
 
 Adjacency = Literal["add-or-remove-one", "replace-one"]
-Classification = Literal["public", "dp", "unaccounted"]
-Protection = Literal["dp", "public", "not protected", "local-only"]
+Overlap = Literal["none", "possible", "unknown"]
+
+DELTA_FROM_ROWS = "1/(2n), n being the number of training examples"
+DELTA_FROM_DECLARED_ROWS = "1/(2N), N being the declared public estimate of the number of training examples"
+DELTA_CHOSEN = "chosen by the user"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
@@ -52,15 +69,23 @@ Text = Annotated[str, Field(min_length=1)]
 UtcTime = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")]
 
 NOISE_FIELDS = (
-    "clipping", "max_grad_norm", "sensitivity", "noise_multiplier", "expected_batch_size", "denominator",
-    "empty_batch_rule", "steps_planned",
+    "clipping", "max_grad_norm", "sensitivity", "noise_multiplier", "noise_standard_deviation",
+    "expected_batch_size", "denominator", "empty_batch_rule", "steps_planned",
 )  # fmt: skip
 
 
 class Identity(Frozen):
-    """Which run, made by what, when (UTC, ISO 8601)."""
+    """Which run, made by what, when.
 
-    schema_version: Annotated[str, Field(pattern=r"^1\.\d+$")] = SCHEMA_VERSION
+    Attributes:
+        schema_version: of this document.
+        run_id: 16 hex characters.
+        created: UTC, ISO 8601.
+        tool: what made it.
+        tool_version: of the tool.
+    """
+
+    schema_version: Annotated[str, Field(pattern=r"^1\.\d+$")] = MANIFEST_VERSION
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     created: UtcTime
     tool: Text = "dpft"
@@ -68,7 +93,13 @@ class Identity(Frozen):
 
 
 class Setting(Frozen):
-    """Who is trusted with what, and what leaves them."""
+    """Who is trusted with what, and what leaves them.
+
+    Attributes:
+        trust_model: ``central``: one party holds all examples.
+        trusted: who that is.
+        release: what others are given.
+    """
 
     trust_model: Literal["central"] = "central"
     trusted: Text = "whoever runs the training is trusted with the examples"
@@ -130,7 +161,12 @@ class Guarantee(Frozen):
 
 
 class TrainableParameter(Frozen):
-    """Name and shape of one trained tensor."""
+    """One trained tensor.
+
+    Attributes:
+        name: in the model while it trained; files may call it otherwise.
+        shape: its dimensions.
+    """
 
     name: Text
     shape: tuple[Count, ...]
@@ -150,7 +186,8 @@ class Mechanism(Frozen):
         sensitivity: L2 bound of one example's contribution to a step's sum.
         clipping_stability: γ of a clipping formula that has one.
         clipping_groups: into how many groups the parameters are divided, each clipped by its own norm.
-        noise_multiplier: standard deviation of the noise, in units of ``sensitivity``.
+        noise_multiplier: σ, the noise's standard deviation in units of ``sensitivity``.
+        noise_standard_deviation: of the noise that is added to each coordinate of a step's sum.
         expected_batch_size: B.
         denominator: what sums are divided by.
         empty_batch_rule: what an empty batch does.
@@ -168,6 +205,7 @@ class Mechanism(Frozen):
     clipping_stability: PositiveNumber | None = None
     clipping_groups: PositiveCount | None = None
     noise_multiplier: NoiseMultiplier | None = None
+    noise_standard_deviation: PositiveNumber | None = None
     expected_batch_size: PositiveCount | None = None
     denominator: Text | None = None
     empty_batch_rule: Text | None = None
@@ -223,14 +261,6 @@ class Event(Frozen):
     adjacency: Adjacency = "add-or-remove-one"
 
 
-class DataAccess(Frozen):
-    """Another use of data: a name ("tokenizer", "truncation", "evaluation" …), its cost class, and why."""
-
-    access: Text
-    classification: Classification
-    detail: str = ""
-
-
 class Tuning(Frozen):
     """Other runs on the same data.
 
@@ -251,14 +281,6 @@ class Tuning(Frozen):
     warning: Text = SEVERAL_RUNS
 
 
-class Release(Frozen):
-    """One thing that leaves the run, and what protects it."""
-
-    item: Text
-    protection: Protection
-    detail: str = ""
-
-
 class Data(Frozen):
     """Which dataset.
 
@@ -268,9 +290,11 @@ class Data(Frozen):
         revision: of the source.
         split: that was trained on.
         validation_split: that was scored.
-        fingerprint: keyed (see ``runs.secret``): only the holder of the local key can check it.
-        rows: n; leave it out to keep it private.
+        fingerprint: keyed (see ``runs.secret``): only the holder of the local key can check it. It is not
+            given where ``rows_declared`` is: two runs would show whether their data are the same.
+        rows: n; not given where it is private.
         rows_public: whether n was declared public.
+        rows_declared: N, a public estimate in the place of a private n.
     """
 
     dataset: Text
@@ -281,20 +305,37 @@ class Data(Frozen):
     fingerprint: Sha256 | None = None
     rows: PositiveCount | None = None
     rows_public: bool = False
+    rows_declared: PositiveCount | None = None
 
 
 class BaseModelInfo(Frozen):
-    """The pretrained model; its overlap with the private data is not covered by any ε."""
+    """The pretrained model. What it learnt of examples that are private here is covered by no ε.
+
+    Attributes:
+        checkpoint: hub id, or name of a folder.
+        revision: hub commit.
+        sha256: of its tensors.
+        training_data: what its makers trained it on, where this tool knows.
+        overlap: of that with the private examples, as the user declared it.
+        overlap_detail: what the declaration means.
+    """
 
     checkpoint: Text
     revision: Text | None = None
     sha256: Sha256 | None = None
-    overlap: Literal["unknown", "declared absent", "declared present"] = "unknown"
-    overlap_detail: Text | None = None
+    training_data: Text | None = None
+    overlap: Overlap = "unknown"
+    overlap_detail: Text = "what the base model had learnt before is not covered"
 
 
 class Randomness(Frozen):
-    """Generators and number format of the noise; never a seed."""
+    """Where noise and samples came from; never a seed.
+
+    Attributes:
+        noise_generator: and how it is keyed.
+        sampling_generator: likewise.
+        float_path: number formats in which noise is drawn and added.
+    """
 
     noise_generator: Text | None = None
     sampling_generator: Text | None = None
@@ -302,7 +343,13 @@ class Randomness(Frozen):
 
 
 class Software(Frozen):
-    """Package versions by name, and what the model ran on."""
+    """What the run was computed by.
+
+    Attributes:
+        versions: of packages, by name.
+        dtype: of weights and arithmetic.
+        device: that the model ran on.
+    """
 
     versions: dict[str, str]
     dtype: Text
@@ -323,49 +370,3 @@ class Evidence(Frozen):
     audit: Text = "not run"
     verify_command: Text
     limits: Text = "verification proves arithmetic and integrity, not that training was honest"
-
-
-def validation_access(classification: Classification) -> DataAccess:
-    """The scoring of the validation split, classed as the caller knows it to be."""
-    return DataAccess(
-        access="evaluation",
-        classification=classification,
-        detail="the validation split is used for reporting only: nothing is chosen by its scores",
-    )
-
-
-def standard_releases(
-    *, claimed: bool, rows_public: bool, checkpoints: bool = False, trained: bool = True
-) -> tuple[Release, ...]:
-    """What every run releases or keeps.
-
-    Args:
-        claimed: whether the manifest has a guarantee.
-        rows_public: whether n was declared public.
-        checkpoints: whether intermediate weights are released too.
-        trained: whether any step was taken; if not, there are no weights and no scores.
-
-    Returns:
-        Weights (covered where ``claimed``), validation scores, per-step numbers, and n.
-    """
-    weights: Protection = "dp" if claimed else "not protected"
-    releases = []
-    if trained:
-        releases.append(Release(item="adapter", protection=weights))
-        if checkpoints:
-            releases.append(Release(item="checkpoints", protection=weights))
-        detail = "not protected by this guarantee" if claimed else "computed exactly"
-        releases.append(Release(item="validation metrics", protection="not protected", detail=detail))
-    return (
-        *releases,
-        Release(
-            item="training loss of each step",
-            protection="local-only",
-            detail="computed exactly on private examples; kept in local-only/",
-        ),
-        Release(
-            item="number of examples",
-            protection="public" if rows_public else "not protected",
-            detail="declared public" if rows_public else "sample rate and number of steps depend on it",
-        ),
-    )

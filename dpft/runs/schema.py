@@ -12,10 +12,21 @@ from typing import Any
 from dpft.errors import StoreError
 from dpft.runs.files import write_atomic, write_json_atomic
 
-__all__ = ["MIGRATIONS", "SCHEMA_VERSION", "Migration", "major", "migrate", "read_document"]
+__all__ = [
+    "MANIFEST_VERSION",
+    "MIGRATIONS",
+    "SCHEMA_VERSION",
+    "Migration",
+    "major",
+    "migrate",
+    "read_document",
+]
 
 SCHEMA_VERSION = "1.0"
-"""Of ``run.json``, ``files.json``, ``privacy.json`` and ``registry.json`` as this version writes them."""
+"""Of ``run.json``, ``files.json`` and ``registry.json`` as this version writes them."""
+
+MANIFEST_VERSION = "1.1"
+"""Of ``privacy.json`` as this version writes it; whatever changes its JSON Schema raises it."""
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 

@@ -17,7 +17,6 @@ from dpft.runs.manifest import Manifest
 from dpft.runs.manifest_parts import (
     BaseModelInfo,
     Data,
-    DataAccess,
     Definition,
     Event,
     Evidence,
@@ -30,12 +29,13 @@ from dpft.runs.manifest_parts import (
     Software,
     TrainableParameter,
     Tuning,
+    standard_accesses,
     standard_releases,
-    validation_access,
 )
 from dpft.runs.secret import keyed_fingerprint
 from dpft.spec import RunSpec
 from dpft.training.assemble import Assembled
+from dpft.tuning.builtin import training_data
 
 __all__ = ["declare", "example_in_words", "software_versions"]
 
@@ -84,7 +84,8 @@ def declare(
     """
     private = isinstance(plan, PrivatePlan)
     trained = plan.steps_taken > 0
-    doubt = plan.doubt() if isinstance(plan, PrivatePlan) else None
+    doubt = _doubt(plan, assembled.data) if isinstance(plan, PrivatePlan) else None
+    declared = plan.schedule.declared
     claimed = private and trained and doubt is None
     data = assembled.data
     return Manifest(
@@ -98,37 +99,26 @@ def declare(
         if isinstance(plan, PrivatePlan)
         else None,
         events=_events(plan) if private else None,
-        data_accesses=(
-            DataAccess(
-                access="tokenizer", classification="public", detail="the base model's; none is learnt"
-            ),
-            DataAccess(
-                access="label names",
-                classification="public",
-                detail="fixed by the task; an unknown label is refused",
-            ),
-            DataAccess(
-                access="truncation",
-                classification="dp" if private else "unaccounted",
-                detail=f"each example on its own, to {data.max_length} tokens (chosen without looking)",
-            ),
-            DataAccess(access="filtering", classification="public", detail="none: a bad row stops the run"),
-            validation_access("unaccounted"),
-        ),
+        data_accesses=standard_accesses(private=private, max_length=data.max_length),
         tuning=Tuning(),
-        releases=standard_releases(claimed=claimed, rows_public=False, trained=trained),
+        releases=standard_releases(
+            claimed=claimed, rows_public=False, rows_declared=declared, trained=trained
+        ),
         data=Data(
             dataset=spec.data.dataset,
             source=data.source,
             revision=data.revision,
             validation_split=validation_split,
-            fingerprint=keyed_fingerprint(data.content_digest),
-            rows=data.splits["train"].rows,
+            fingerprint=None if declared else keyed_fingerprint(data.content_digest),
+            rows=None if declared else data.splits["train"].rows,
+            rows_declared=plan.schedule.examples if declared else None,
         ),
         base_model=BaseModelInfo(
             checkpoint=assembled.base.public_id,
             revision=assembled.base.revision,
             sha256=assembled.base.sha256,
+            training_data=training_data(spec.model.checkpoint),
+            overlap=spec.model.data_overlap,
         ),
         randomness=Randomness(
             noise_generator=plan.noise_description,
@@ -140,14 +130,21 @@ def declare(
         software=Software(
             versions={"python": platform.python_version(), "dpft": __version__, **software_versions()},
             dtype={"fp32": "float32", "bf16": "bfloat16 autocast, float32 weights"}[spec.hardware.precision],
-            device="cpu",
+            device=", ".join(sorted({parameter.device.type for parameter in parameters.values()})),
         ),
         evidence=Evidence(
             tensors_sha256=tensors_sha256,
-            verify_command="recompute ε with dp-accounting from events and guarantee.delta; "
-            "compare evidence.tensors_sha256 with the adapter's tensors",
+            verify_command="dpft verify PATH, PATH being the folder of this file",
         ),
     )
+
+
+def _doubt(plan: PrivatePlan, data: PreparedData) -> str | None:
+    """Why ε may not be claimed: the plan's own reasons, or that it did not run on these examples."""
+    doubt = plan.doubt()
+    if doubt is None and plan.examples != data.splits["train"].rows:
+        return "the examples that were sampled are not those of the dataset"
+    return doubt
 
 
 def _guarantee(plan: PrivatePlan | OrdinaryPlan, spec: RunSpec) -> Guarantee:
@@ -193,6 +190,7 @@ def _mechanism(
         clipping_stability=plan.clipper.stability,
         clipping_groups=len(plan.clipper.groups(parameters)),
         noise_multiplier=plan.planned_event.noise_multiplier,
+        noise_standard_deviation=plan.planned_event.noise_multiplier * plan.clipper.sensitivity,
         expected_batch_size=plan.schedule.expected_batch_size,
         denominator="expected batch size",
         empty_batch_rule="a step like any other: zero sum, noise added, counted",

@@ -37,6 +37,7 @@ def facts_of(
         "model": assembled.base.public_id,
         "private": spec.privacy.enabled,
         "examples": schedule.examples,
+        "examples_declared": schedule.declared,
         "steps": schedule.steps,
         "trainable_parameters": sum(p.numel() for p in assembled.parameters.values()),
         "all_parameters": sum(p.numel() for p in assembled.model.parameters()),

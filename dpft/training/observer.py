@@ -19,7 +19,7 @@ class RunFacts:
         finetune_mode: its name.
         model: public id of the base model.
         private: whether training is differentially private.
-        examples: n.
+        examples: n; or the declared public estimate of it.
         steps: planned.
         trainable_parameters: how many numbers train.
         all_parameters: how many the model has.
@@ -30,6 +30,7 @@ class RunFacts:
         delta: δ; None without privacy.
         planned_epsilon: ε if every step is taken; None without privacy.
         learning_rate: peak.
+        examples_declared: whether ``examples`` is an estimate.
     """
 
     run_id: str
@@ -49,6 +50,7 @@ class RunFacts:
     max_grad_norm: float | None = None
     delta: float | None = None
     planned_epsilon: float | None = None
+    examples_declared: bool = False
 
 
 @dataclass(frozen=True)

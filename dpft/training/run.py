@@ -20,6 +20,7 @@ from dpft.runs.active import ActiveRun, FinalStatus
 from dpft.runs.files import publish_dir, write_atomic
 from dpft.runs.manifest import safetensors_header
 from dpft.runs.record import RunRecord
+from dpft.runs.seal import seal
 from dpft.runs.store import Store
 from dpft.spec import RunSpec
 from dpft.tables import CLIPPERS, ENGINES
@@ -306,6 +307,7 @@ class _Run:
         if trained:
             stamp(staging, safetensors_header(manifest))
             write_atomic(staging / "README.md", card(self.spec, self.assembled, manifest))
+            seal(staging, manifest.to_json())
             self.active.retire_statement()
             publish_dir(staging, self.active.adapter_dir, overwrite=True)
         scores = self.evaluation
@@ -329,7 +331,11 @@ def _plan(
         return make_plan(examples, spec.optimisation, origin.privacy, steps_taken=origin.step)
     if spec.privacy.enabled:
         observer.working("calibrating the noise")
-    return make_plan(examples, spec.optimisation, spec.privacy)
+    plan = make_plan(examples, spec.optimisation, spec.privacy)
+    if plan.schedule.declared and examples > plan.schedule.examples:
+        # No refusal: that would tell how many there are. This line stays with whoever trains.
+        observer.warned("there are more examples than --public-n: batches are larger than expected, δ is lax")
+    return plan
 
 
 def _preflight(spec: RunSpec, assembled: Assembled) -> tuple[str, ...]:

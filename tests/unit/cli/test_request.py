@@ -66,6 +66,7 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
     given: dict[str, Any] = {
         "--data-dir": tmp_path,
         "--model-checkpoint": "a/b",
+        "--base-data-overlap": "possible",
         "--max-length": 64,
         "--finetune-mode": "soft-prompt+lora",
         "--learning-rate": 0.25,
@@ -77,6 +78,7 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
         "--seed": 11,
         "--target-epsilon": 2,
         "--target-delta": 1e-7,
+        "--public-n": 5000,
         "--max-grad-norm": 0.75,
         "--clipping": "flat",
         "--engine": "dpft",
@@ -93,7 +95,7 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
         "tags": ("first", "second"),
         "note": "a note",
         "data": {"dataset": "sst2", "data_dir": str(tmp_path), "max_length": 64},
-        "model": {"checkpoint": "a/b", "revision": None},
+        "model": {"checkpoint": "a/b", "revision": None, "data_overlap": "possible"},
         "tuning": {
             "mode": "soft-prompt+lora",
             "lora_r": 5,
@@ -105,6 +107,7 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
             "enabled": True,
             "target_epsilon": 2.0,
             "target_delta": 1e-7,
+            "public_n": 5000,
             "noise_multiplier": None,
             "max_grad_norm": 0.75,
             "clipping": "flat",

@@ -41,7 +41,12 @@ def test_a_private_runs_promise_goes_with_every_file(make: Callable[..., MadeRun
         assert "ε ≤ 3.7697 and δ ≤ 1.00e-06" in statement
         assert statement in text_of(folder)
         [weights] = folder.glob("*.safetensors")
-        assert json.loads(statement_in(weights) or "") == {
+        header = json.loads(statement_in(weights) or "")
+        assert (header.pop("export", {}).get("format", "peft"), len(header.pop("manifest_sha256"))) == (
+            format_name,
+            64,
+        )
+        assert header == {
             "run_id": run.record.run_id,
             "private": True,
             "epsilon": 3.76968,

@@ -91,6 +91,7 @@ def private_parts(run_id: str = RUN_ID, *, steps: int = 512, planned: int = 512)
             max_grad_norm=0.1,
             sensitivity=0.1,
             noise_multiplier=3.0,
+            noise_standard_deviation=3.0 * 0.1,
             expected_batch_size=1000,
             denominator="expected batch size",
             empty_batch_rule="a step like any other: noise alone",
