@@ -12,7 +12,7 @@ from dpft.errors import NotFoundError, UsageError
 
 __all__ = ["load_config", "read_config"]
 
-_NOT_SETTINGS = {"config", "plan", "json", "as_json", "quiet", "help", "dataset_arguments"}
+_NOT_SETTINGS = {"config", "plan", "resume", "json", "as_json", "quiet", "help", "dataset_arguments"}
 
 
 def load_config(context: typer.Context, path: Path | None) -> Path | None:

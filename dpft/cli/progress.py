@@ -38,6 +38,7 @@ class TrainingView(Observer):
         self._bar: Progress | None = None
         self._accuracy: float | None = None
         self._shown = 0
+        self._before = 0
 
     def __enter__(self) -> Self:
         return self
@@ -62,12 +63,14 @@ class TrainingView(Observer):
     def started(self, facts: RunFacts) -> None:
         """Say what begins, and show the bar."""
         self._stop()
+        self._before = facts.steps_taken
+        self._shown = facts.steps_taken * _LINES // facts.steps
         if self._quiet:
             return
         self._say(facts)
         if self._live:
             self._bar = Progress(*_columns(self._console.width), console=self._console, transient=True)
-            self._bar.add_task("", total=facts.steps, epsilon="", accuracy="")
+            self._bar.add_task("", total=facts.steps, completed=facts.steps_taken, epsilon="", accuracy="")
             self._bar.start()
 
     def progressed(self, progress: Reached) -> None:
@@ -84,7 +87,7 @@ class TrainingView(Observer):
         if self._quiet or (tenth == self._shown and not progress.metrics):
             return
         self._shown = tenth
-        rate = progress.step / progress.seconds if progress.seconds > 0 else 0.0
+        rate = (progress.step - self._before) / progress.seconds if progress.seconds > 0 else 0.0
         left = f"{duration((progress.steps - progress.step) / rate)} left" if rate else ""
         width = len(str(progress.steps))
         parts = [
@@ -124,6 +127,8 @@ class TrainingView(Observer):
             lines.append(Text(noise) + privacy(True, facts.planned_epsilon, facts.delta))
         else:
             lines.append(Text("without differential privacy", "yellow"))
+        if facts.steps_taken:
+            lines.append(Text(f"goes on after step {facts.steps_taken:,}"))
         for line in lines:
             self._console.print(line)
 

@@ -19,6 +19,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from dpft.cli.views.resumable import resume_command, resume_hint
 from dpft.cli.wording import NONE, age, duration, file_size, number_of_examples, one_line, privacy, score
 from dpft.runs.statement import round_up_epsilon
 
@@ -174,8 +175,10 @@ def summary(record: RunRecord) -> None:
     if record.trainable_parameters is not None:
         rows.append(("trained", f"{record.trainable_parameters:,} parameters"))
     rows.append(("run", f"{record.run_id[:8]}, in {record.run_dir}"))
-    if record.steps:
-        rows.append(("next", Text(f"dpft eval {record.name}\ndpft export {record.name}", "cyan")))
+    following = [f"dpft eval {record.name}", f"dpft export {record.name}"] if record.steps else []
+    following += filter(None, [resume_command(record)])
+    if following:
+        rows.append(("next", Text("\n".join(following), "cyan")))
     title = Text.assemble(
         (record.name, "bold"), f" · {record.dataset} · {record.finetune_mode} · ", _status(record)
     )
@@ -276,6 +279,9 @@ def runs(records: Sequence[RunRecord], *, hidden: int = 0, stored: int = 0) -> N
         console.print(Text(f"ε {NONE} is a run without privacy", "dim"))
     if any(record.private and record.epsilon is None for record in records):
         console.print(Text(f"ε {_UNKNOWN} is a private run of which nothing can be claimed (yet)", "dim"))
+    hint = resume_hint(records)
+    if hint is not None:
+        console.print(Text(hint, "dim"))
     if hidden:
         console.print(
             Text(f"{hidden:,} older {'run' if hidden == 1 else 'runs'} not shown: dpft list --all", "dim")

@@ -53,6 +53,7 @@ FIELDS = {
     "seed": ("optimisation", "seed"),
     "micro_batch_tokens": ("hardware", "micro_batch_tokens"),
     "precision": ("hardware", "precision"),
+    "checkpoint_every": ("hardware", "checkpoint_every"),
 }
 """Which part of a spec each option sets, and which field of it."""
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dpft.cli import options, options_disclosure
+from dpft.cli import options, options_disclosure, options_resume
 from dpft.errors import DpftError, InterruptedRunError, PrivacyError
 
 if TYPE_CHECKING:
+    from dpft.cli.request import Given
     from dpft.runs.record import RunRecord
     from dpft.spec import RunSpec
     from dpft.training.observer import RunFacts
@@ -58,6 +59,8 @@ def train(
     tags: options.Tags = None,
     note: options.Note = None,
     config: options.Config = None,
+    checkpoint_every: options_resume.CheckpointEvery = None,
+    resume: options_resume.Resume = None,
     plan: options.Plan = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -65,12 +68,19 @@ def train(
     """Fine-tune on private text, with differential privacy: one run per dataset.
 
     What one example can reveal is bounded by ε and δ, which the run states together with the evidence.
-    Ctrl-C stops a run early and keeps what was trained, with the ε of the steps really taken.
+    Ctrl-C stops a run early and keeps what was trained, with the ε of the steps really taken; --resume goes
+    on with it, or with a run whose process died.
     """
     from dpft.cli import render
     from dpft.cli.progress import TrainingView
     from dpft.cli.request import Given, run_specs
 
+    if resume is not None:
+        record = _resume(resume, Given.of(context), quiet=quiet)
+        if not as_json:
+            _show(record, quiet=quiet)
+        _report([record], as_json=as_json, quiet=quiet)
+        return
     with TrainingView(quiet=quiet) as view:
         specs = run_specs(Given.of(context), lambda: view.working("loading libraries"))
         from dpft.training.run import plan_run
@@ -90,9 +100,23 @@ def train(
             title = f"run {position} of {len(specs)}" if len(specs) > 1 else ""
             records.append(_run(spec, title, quiet, kept=bool(records)))
             if not as_json:
-                render.ids([records[-1].run_id]) if quiet else render.summary(records[-1])
+                _show(records[-1], quiet=quiet)
             if records[-1].status == "interrupted":
                 break
+    _report(records, as_json=as_json, quiet=quiet)
+
+
+def _show(record: RunRecord, *, quiet: bool) -> None:
+    """One run that has just ended."""
+    from dpft.cli import render
+
+    render.ids([record.run_id]) if quiet else render.summary(record)
+
+
+def _report(records: Sequence[RunRecord], *, as_json: bool, quiet: bool) -> None:
+    """All of them, and the exit code that they amount to."""
+    from dpft.cli import render
+
     if as_json:
         render.document({"runs": [record.to_public_json() for record in records]})
     elif len(records) > 1 and not quiet:
@@ -123,6 +147,25 @@ def _run(spec: RunSpec, title: str, quiet: bool, *, kept: bool) -> RunRecord:
             raise InterruptedRunError(
                 f"interrupted before anything was saved of the run on {spec.data.dataset}",
                 hint="begin again when you like",
+            ) from None
+
+
+def _resume(reference: str, given: Given, *, quiet: bool) -> RunRecord:
+    """Go on with a run."""
+    from dpft.cli.progress import TrainingView
+    from dpft.cli.resume import what_to_resume
+
+    record, changes = what_to_resume(reference, given)
+    with _terminating_gently(), TrainingView(quiet=quiet) as view:
+        view.working("loading libraries")
+        from dpft.training.run import resume
+
+        try:
+            return resume(record.run_id, view, changes=changes)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"interrupted before run {record.name} took another step",
+                hint=f"'dpft train --resume {record.name}' goes on when you like",
             ) from None
 
 

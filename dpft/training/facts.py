@@ -39,6 +39,7 @@ def facts_of(
         "examples": schedule.examples,
         "examples_declared": schedule.declared,
         "steps": schedule.steps,
+        "steps_taken": plan.steps_taken,
         "trainable_parameters": sum(p.numel() for p in assembled.parameters.values()),
         "all_parameters": sum(p.numel() for p in assembled.model.parameters()),
         "expected_batch_size": schedule.expected_batch_size,

@@ -188,8 +188,12 @@ def origin_of(spec: RunSpec, assembled: Assembled, plan: PrivatePlan | OrdinaryP
 
 
 def spec_digest(spec: RunSpec) -> str:
-    """Digest of all that decides the result: not of speed, and not of labels."""
-    document = spec.model_dump(mode="json", exclude={"name", "tags", "note", "hardware", "schema_version"})
+    """Digest of all that decides the result: not of speed, and not of labels.
+
+    Defaults are left out, so that a field that a later version adds changes nothing.
+    """
+    elsewhere = {"name", "tags", "note", "hardware", "schema_version"}
+    document = spec.model_dump(mode="json", exclude=elsewhere, exclude_defaults=True)
     document["precision"] = spec.hardware.precision
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 

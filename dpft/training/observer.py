@@ -31,6 +31,7 @@ class RunFacts:
         planned_epsilon: ε if every step is taken; None without privacy.
         learning_rate: peak.
         examples_declared: whether ``examples`` is an estimate.
+        steps_taken: before, of a run that is resumed.
     """
 
     run_id: str
@@ -51,6 +52,7 @@ class RunFacts:
     delta: float | None = None
     planned_epsilon: float | None = None
     examples_declared: bool = False
+    steps_taken: int = 0
 
 
 @dataclass(frozen=True)

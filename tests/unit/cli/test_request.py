@@ -83,6 +83,7 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
         "--clipping": "flat",
         "--engine": "dpft",
         "--micro-batch-tokens": 512,
+        "--checkpoint-every": 40,
         "--name": "my-run",
         "--tag": "first",
         "--note": "a note",
@@ -121,7 +122,12 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
             "warmup_fraction": 0.05,
             "seed": 11,
         },
-        "hardware": {"micro_batch_tokens": 512, "precision": "fp32", "num_threads": None},
+        "hardware": {
+            "micro_batch_tokens": 512,
+            "precision": "fp32",
+            "num_threads": None,
+            "checkpoint_every": 40,
+        },
     }
 
 
@@ -197,7 +203,7 @@ REFUSED = [
     (["demo", "-f", "lora", "--num-prepend-tokens", "4"], "--num-prepend-tokens has no effect", "prefix"),
     (["demo", "--name", "../x"], "'../x' cannot name a run", "letters"),
     (["demo", "--name", "abc"], "'abc' reads as a run id", "character"),
-    (["demo", "--resume", "x"], "no such option: --resume", "dpft train --help"),
+    (["demo", "--renew", "x"], "no such option: --renew", "dpft train --help"),
 ]
 
 

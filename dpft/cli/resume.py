@@ -1,0 +1,70 @@
+"""``dpft train --resume RUN``: which run, and that nothing else was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dpft.cli.options import DATASETS_ARGUMENT
+from dpft.cli.request import FIELDS, Given, chosen_datasets, model_spec, option_name
+from dpft.errors import UsageError
+from dpft.runs.record import RunRecord
+from dpft.runs.store import Store
+from dpft.spec import RunSpec
+
+__all__ = ["what_to_resume"]
+
+_OF_THIS_CALL = ("resume", "config", "as_json", "quiet")
+_DATASETS = ("datasets", DATASETS_ARGUMENT)
+_MAY_CHANGE = ("micro_batch_tokens", "checkpoint_every")
+
+
+def what_to_resume(reference: str, given: Given) -> tuple[RunRecord, dict[str, Any]]:
+    """The run to go on with, and what of its hardware settings is to change.
+
+    Args:
+        reference: a run.
+        given: options of ``train``, wherever they came from.
+
+    Raises:
+        NotFoundError: there is no such run.
+        UsageError: it is completed; or an option asks for something else than the run was begun with.
+        LockedError: it is running.
+    """
+    store = Store()
+    record = store.resolve(reference)
+    with store.take(record) as taken:  # refused now, if it is, and not after seconds of loading libraries
+        record = taken.record
+    given = given.without(*_OF_THIS_CALL)
+    _check(given, store.spec(record))
+    return record, {name: given.values[name] for name in _MAY_CHANGE if name in given.values}
+
+
+def _check(given: Given, spec: RunSpec) -> None:
+    if any(name in given.values for name in _DATASETS) and chosen_datasets(given) != (spec.data.dataset,):
+        raise UsageError(
+            f"the run is on {spec.data.dataset}, not on {', '.join(chosen_datasets(given))}",
+            hint="a resumed run keeps its data: leave the dataset out, or train anew",
+        )
+    for name, value in given.without(*_DATASETS, *_MAY_CHANGE).values.items():
+        if name not in FIELDS:
+            raise UsageError(
+                f"{option_name(name)}{_source(name, given)} has no effect with --resume", hint="leave it out"
+            )
+        part, field = FIELDS[name]
+        stored = getattr(getattr(spec, part), field)
+        if _as_stored(name, value) != stored:
+            raise UsageError(
+                f"{option_name(name)} is {value}{_source(name, given)}, but the run was begun with {stored}",
+                hint="a resumed run keeps all that decides its result: leave the option out, or train anew",
+            )
+
+
+def _as_stored(name: str, value: Any) -> Any:
+    if name == "data_dir":
+        return str(Path(value).expanduser().absolute())
+    return model_spec(value).checkpoint if name == "model_checkpoint" else value
+
+
+def _source(name: str, given: Given) -> str:
+    return {2: f" (from DPFT_{name.upper()})", 1: " (from --config)"}.get(given.strength.get(name, 0), "")

@@ -1,0 +1,1 @@
+"""What single commands print, on the consoles of :mod:`dpft.cli.render`."""
