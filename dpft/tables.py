@@ -102,7 +102,14 @@ MODES: Table[Any] = Table(
 
 BUILTIN_MODELS: Table[Any] = Table("built-in model", {"minilm": "dpft.tuning.builtin:minilm"})
 
-ENGINES: Table[Any] = Table("engine", {"dpft": "dpft.engines.bookkeeping:ENGINE"})
+ENGINES: Table[Any] = Table(
+    "engine",
+    {
+        "dpft": "dpft.engines.bookkeeping:ENGINE",
+        "opacus": "dpft.engines.opacus:ENGINE",
+        "private-transformers": "dpft.engines.private_transformers:ENGINE",
+    },
+)
 
 RULES: Table[Any] = Table(
     "layer rule",

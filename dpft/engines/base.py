@@ -67,9 +67,15 @@ class Session(Protocol):
 
 
 class Engine(Protocol):
-    """Opens sessions."""
+    """Opens sessions.
+
+    Attributes:
+        name: in ``tables.ENGINES``.
+        packages: other packages that compute with it, as installed; the manifest states their versions.
+    """
 
     name: str
+    packages: tuple[str, ...]
 
     def session(
         self, model: nn.Module, parameters: Mapping[str, nn.Parameter], clipper: Clipper, precision: str

@@ -82,6 +82,7 @@ class BookkeepingEngine:
     """``--engine dpft``."""
 
     name = "dpft"
+    packages: tuple[str, ...] = ()
 
     def session(
         self, model: nn.Module, parameters: Mapping[str, nn.Parameter], clipper: Clipper, precision: str

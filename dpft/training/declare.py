@@ -34,6 +34,7 @@ from dpft.runs.manifest_parts import (
 )
 from dpft.runs.secret import keyed_fingerprint
 from dpft.spec import RunSpec
+from dpft.tables import ENGINES
 from dpft.training.assemble import Assembled
 from dpft.tuning.builtin import training_data
 
@@ -88,6 +89,7 @@ def declare(
     declared = plan.schedule.declared
     claimed = private and trained and doubt is None
     data = assembled.data
+    engine = ENGINES.get(spec.privacy.engine).packages if private else ()
     return Manifest(
         private=private,
         identity=Identity(run_id=run_id, created=datetime.now(UTC).isoformat(), tool_version=__version__),
@@ -128,7 +130,7 @@ def declare(
         if isinstance(plan, PrivatePlan)
         else Randomness(sampling_generator="NumPy PCG64, seeded"),
         software=Software(
-            versions={"python": platform.python_version(), "dpft": __version__, **software_versions()},
+            versions={"python": platform.python_version(), "dpft": __version__, **software_versions(engine)},
             dtype={"fp32": "float32", "bf16": "bfloat16 autocast, float32 weights"}[spec.hardware.precision],
             device=", ".join(sorted({parameter.device.type for parameter in parameters.values()})),
         ),
@@ -198,10 +200,10 @@ def _mechanism(
     )
 
 
-def software_versions() -> dict[str, str]:
-    """The versions of what rounding may depend on, by package."""
+def software_versions(engine: tuple[str, ...] = ()) -> dict[str, str]:
+    """The versions of what rounding may depend on, by package; ``engine``: packages of the engine's own."""
     found = {}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *engine):
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # vendored or renamed: say nothing rather than something false
