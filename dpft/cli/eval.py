@@ -1,7 +1,8 @@
-"""``dpft eval``: score a run from its files alone."""
+"""``dpft eval``: score a run, or a folder with an adapter in it, from its files alone."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpft.cli import options
@@ -16,80 +17,75 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE", "evaluate"]
 
-EXAMPLE = "Example: [cyan]dpft eval @latest --json[/cyan]"
+EXAMPLE = "Example: [cyan]dpft eval @latest --json[/cyan], or [cyan]dpft eval ./my-adapter -d sst2[/cyan]"
 
 _TRAIN = "train"
 
 
 def evaluate(
-    run: options.RunReference,
+    run: options.RunOrFolder,
     dataset: options.EvalDataset = None,
     data_dir: options.EvalDataDir = None,
     split: options.Split = None,
     max_length: options.EvalMaxLength = None,
+    model_checkpoint: options.EvalBase = None,
     as_json: options.Json = False,
 ) -> None:
     """Score a run: accuracy, F1 where the dataset has it, and what a constant answer would get.
 
-    The model is loaded from the run's files as anyone would load it.
+    The model is loaded from the run's files as anyone would load it. A folder may be given instead: an
+    export, a run's directory, or an adapter that PEFT saved. Nothing in it is trusted, and nothing can run.
     """
     from dpft.cli import render
     from dpft.cli.progress import TrainingView
-    from dpft.cli.request import data_spec
-    from dpft.cli.stored import trained_run
+    from dpft.cli.request import model_spec
+    from dpft.cli.stored import folder_or_run, trained_run
+    from dpft.cli.subject import Wish, of_folder, of_run
 
-    record, spec = trained_run(run)
-    wanted = data_spec(
-        dataset or spec.data.dataset, data_dir or spec.data.data_dir, max_length or spec.data.max_length
-    )
+    base = model_spec(model_checkpoint) if model_checkpoint is not None else None
+    wish = Wish(dataset and TASKS.check(dataset), data_dir, max_length, base)
+    found = folder_or_run(run)
+    stored = of_run(*trained_run(found), wish) if isinstance(found, str) else None
     with TrainingView() as view:
         view.working("loading libraries")
-        from dpft.runs.store import Store
         from dpft.training.assemble import prepare_dataset
         from dpft.training.evaluation import evaluate as score
-        from dpft.tuning.base import restore
 
-        trained_on: Task = TASKS.get(spec.data.dataset)
-        _check_labels(trained_on, TASKS.get(wanted.dataset))
-        view.working(f"loading {record.name}")
-        model, tokenizer = restore(
-            spec.model,
-            spec.tuning,
-            trained_on.labels,
-            record.run_dir / "adapter",
-            base_sha256=Store().manifest(record)["base_model"].get("sha256"),
-        )
+        subject = stored if stored is not None else of_folder(Path(found), wish)
+        _check_labels(subject.trained_on, TASKS.get(subject.data.dataset))
+        view.working(f"loading {subject.name}")
+        model, tokenizer, base = subject.load()
+        wanted = subject.data
         view.working(f"preparing {wanted.dataset}")
-        data = prepare_dataset(wanted.dataset, wanted.data_dir, spec.model, wanted.max_length, tokenizer)
+        data = prepare_dataset(wanted.dataset, wanted.data_dir, base, wanted.max_length, tokenizer)
         name, rows = _choose(data.splits, split)
         view.working(f"scoring {rows.rows:,} rows")
-        found = score(
+        result = score(
             model,
             rows,
             data.task,
             int(tokenizer.pad_token_id or 0),
-            spec.hardware,
-            spec.tuning.num_prepend_tokens or 0,
+            subject.hardware,
+            subject.virtual_tokens,
         )
-    if name == _TRAIN and record.private:
+    if name == _TRAIN and subject.private:
         render.warning("scores of the training split are not covered by the run's ε: do not publish them")
-    if found.collapsed:
-        render.warning(f"every answer is the same label: {record.name} has learnt nothing")
-    if as_json:
-        render.document(
-            {
-                "run_id": record.run_id,
-                "dataset": wanted.dataset,
-                "split": name,
-                "rows": found.rows,
-                "metrics": dict(found.metrics),
-                "baselines": {"majority": found.majority},
-                "confidence_interval": list(found.confidence_interval),
-                "single_class_collapse": found.collapsed,
-            }
-        )
-    else:
-        render.evaluation(record.name, f"{wanted.dataset}/{name}", found)
+    if result.collapsed:
+        render.warning(f"every answer is the same label: {subject.name} has learnt nothing")
+    if not as_json:
+        render.evaluation(subject.name, f"{wanted.dataset}/{name}", result)
+        return
+    document = {
+        "run_id": subject.run_id,
+        "dataset": wanted.dataset,
+        "split": name,
+        "rows": result.rows,
+        "metrics": dict(result.metrics),
+        "baselines": {"majority": result.majority},
+        "confidence_interval": list(result.confidence_interval),
+        "single_class_collapse": result.collapsed,
+    }
+    render.document(document if subject.path is None else {**document, "path": str(subject.path)})
 
 
 def _check_labels(trained_on: Task, scored_on: Task) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "EnableDp",
     "Engine",
     "Epochs",
+    "EvalBase",
     "EvalDataDir",
     "EvalDataset",
     "EvalMaxLength",
@@ -56,6 +57,7 @@ __all__ = [
     "Plan",
     "Precision",
     "Quiet",
+    "RunOrFolder",
     "RunReference",
     "Seed",
     "Split",
@@ -309,6 +311,19 @@ RunReference = Annotated[
         show_default=False,
         autocompletion=run_references,
     ),
+]
+RunOrFolder = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run, or the folder of an adapter or an export.",
+        show_default=False,
+        autocompletion=run_references,
+    ),
+]
+EvalBase = Annotated[
+    str | None,
+    _once("--model-checkpoint", "-m", help="Base model. [dim]\\[default: the one named][/dim]", panel=DATA),
 ]
 EvalDataset = Annotated[
     str | None,

@@ -295,6 +295,7 @@ class Data(Frozen):
         rows: n; not given where it is private.
         rows_public: whether n was declared public.
         rows_declared: N, a public estimate in the place of a private n.
+        max_length: tokens per example in training; longer ones were cut.
     """
 
     dataset: Text
@@ -306,6 +307,7 @@ class Data(Frozen):
     rows: PositiveCount | None = None
     rows_public: bool = False
     rows_declared: PositiveCount | None = None
+    max_length: PositiveCount | None = None
 
 
 class BaseModelInfo(Frozen):

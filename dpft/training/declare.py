@@ -114,6 +114,7 @@ def declare(
             fingerprint=None if declared else keyed_fingerprint(data.content_digest),
             rows=None if declared else data.splits["train"].rows,
             rows_declared=plan.schedule.examples if declared else None,
+            max_length=data.max_length,
         ),
         base_model=BaseModelInfo(
             checkpoint=assembled.base.public_id,

@@ -21,6 +21,7 @@ class IA3(SingleAdapter):
 
     name = "ia3"
     description = "learnt scales of keys, values and feed-forward activations, and the head"
+    peft_types = ("IA3",)
     defaults = ModeDefaults(learning_rate=1e-2, learning_rate_without_privacy=5e-3, max_grad_norm=3.0)
 
     def config(self, model: Any, tuning: TuningSpec) -> Any:

@@ -17,6 +17,7 @@ class LoRA(SingleAdapter):
 
     name = "lora"
     description = "low-rank updates of every linear layer of the encoder, and the head"
+    peft_types = ("LORA",)
     defaults = ModeDefaults(learning_rate=4e-3, learning_rate_without_privacy=1e-3, max_grad_norm=1.0)
 
     def config(self, model: Any, tuning: TuningSpec) -> Any:

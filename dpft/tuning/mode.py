@@ -39,12 +39,14 @@ class Mode(ABC):
         defaults: settings that learn.
         parts: folders below ``adapter/`` in the order plain PEFT loads them; ``("",)`` for the folder itself,
             empty where the mode has no PEFT form.
+        peft_types: PEFT's name of each part's kind, by which an adapter folder is recognised.
     """
 
     name: str
     description: str
     defaults: ModeDefaults
     parts: tuple[str, ...]
+    peft_types: tuple[str, ...] = ()
 
     @abstractmethod
     def apply(self, model: Any, tuning: TuningSpec) -> Any:

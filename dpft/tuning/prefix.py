@@ -17,6 +17,7 @@ class Prefix(SingleAdapter):
 
     name = "prefix"
     description = "learnt keys and values before every layer's own, and the head"
+    peft_types = ("PREFIX_TUNING",)
     defaults = ModeDefaults(
         learning_rate=1e-2, learning_rate_without_privacy=1e-2, max_grad_norm=3.0, num_prepend_tokens=16
     )

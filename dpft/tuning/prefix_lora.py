@@ -17,6 +17,7 @@ class PrefixLoRA(CombinedAdapters):
 
     name = "prefix+lora"
     description = "learnt keys and values before every layer's own, low-rank updates, and the head"
+    peft_types = ("LORA", "PREFIX_TUNING")
     defaults = ModeDefaults(
         learning_rate=4e-3, learning_rate_without_privacy=1e-3, max_grad_norm=1.0, num_prepend_tokens=16
     )

@@ -113,6 +113,16 @@ def test_a_run_and_its_score(dpft: Command, tiny: list[object], glue_dir: Path, 
     refused = dpft("eval", "@latest", "--dataset", "qnli")
     assert refused.code == 2
     assert "negative/positive" in refused.err
+    folder = tmp_path / "shared"
+    assert dpft("export", "my-run", "--output", folder).code == 0
+    of_folder = ("eval", folder, *tiny[:6], "--json")
+    assert dpft(*of_folder).json == {**score, "path": str(folder)}
+    assert dpft("eval", run["run_dir"], "--json").json == score  # the run itself
+    assert dpft("eval", Path(run["run_dir"]) / "adapter", "--json").json == score
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    pickled = dpft(*of_folder)
+    assert (pickled.code, pickled.json["error"]["type"]) == (1, "UntrustedError")
+    assert dpft("eval", tmp_path / "absent").code == dpft("eval", "shared").code == 3
     moved = tmp_path / "elsewhere"
     shutil.copytree(glue_dir, moved)
     assert dpft("eval", "@latest", "--data-dir", moved, "--max-length", 16).code == 0
