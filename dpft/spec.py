@@ -99,6 +99,8 @@ class PrivacySpec(Frozen):
         max_grad_norm: clipping norm C, the L2 bound of one example's contribution.
         clipping: a name in ``tables.CLIPPERS``.
         engine: a name in ``tables.ENGINES``; how clipped sums are computed.
+        budget_cap: ε that all runs on the same data may spend together; None for no limit. A run that would
+            pass it is refused, and so is one without privacy.
     """
 
     enabled: bool = True
@@ -109,6 +111,7 @@ class PrivacySpec(Frozen):
     max_grad_norm: PositiveFloat = 1.0
     clipping: str = "flat"
     engine: str = "dpft"
+    budget_cap: PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> PrivacySpec:
@@ -118,6 +121,11 @@ class PrivacySpec(Frozen):
             raise UsageError(
                 "private training needs exactly one of a target epsilon and a noise multiplier",
                 hint="give --target-epsilon or --noise-multiplier, not both",
+            )
+        if self.budget_cap is not None and not self.enabled:
+            raise PrivacyError(
+                f"a run without privacy cannot keep to a budget cap of ε {self.budget_cap:g}",
+                hint="train with differential privacy, or leave out --budget-cap",
             )
         return self
 

@@ -20,7 +20,17 @@ from rich.table import Table
 from rich.text import Text
 
 from dpft.cli.views.resumable import resume_command, resume_hint
-from dpft.cli.wording import NONE, age, duration, file_size, number_of_examples, one_line, privacy, score
+from dpft.cli.wording import (
+    NONE,
+    age,
+    duration,
+    file_size,
+    ledger_effect,
+    number_of_examples,
+    one_line,
+    privacy,
+    score,
+)
 from dpft.runs.statement import round_up_epsilon
 
 if TYPE_CHECKING:
@@ -37,6 +47,9 @@ __all__ = [
     "evaluation",
     "exported",
     "ids",
+    "new_table",
+    "panel",
+    "plainly",
     "plans",
     "prepared",
     "runs",
@@ -122,13 +135,13 @@ def traceback(problem: BaseException) -> None:
 
 def prepared(datasets: Sequence[PreparedData]) -> None:
     """Rows, truncation and cache entry of each dataset."""
-    table = _table("dataset", "split", ">rows", ">truncated")
+    table = new_table("dataset", "split", ">rows", ">truncated")
     for data in datasets:
         for position, (name, split) in enumerate(data.splits.items()):
             share = f"{split.truncated:,} ({split.truncated / split.rows:.1%})" if split.truncated else "0"
             table.add_row(data.task.name if position == 0 else "", name, f"{split.rows:,}", share)
     console = stdout()
-    _plainly(console, table)
+    plainly(console, table)
     console.print()
     for data in datasets:
         how = "found in the cache" if data.cached else "new in the cache"
@@ -157,8 +170,10 @@ def plans(facts: Sequence[RunFacts]) -> None:
                 ("sample rate", f"q {fact.sample_rate:.6g}"),
             ]
         rows.append(("privacy", privacy(fact.private, fact.planned_epsilon, fact.delta)))
+        if fact.ledger is not None:
+            rows.append(("ledger", ledger_effect(fact.ledger, private=fact.private)))
         title = Text.assemble((fact.dataset, "bold"), f" · {fact.finetune_mode} · ", ("planned", "cyan"))
-        _panel(console, title, rows)
+        panel(console, title, rows)
     console.print(Text("Nothing was trained.", "dim"))
 
 
@@ -182,12 +197,12 @@ def summary(record: RunRecord) -> None:
     title = Text.assemble(
         (record.name, "bold"), f" · {record.dataset} · {record.finetune_mode} · ", _status(record)
     )
-    _panel(console, title, rows)
+    panel(console, title, rows)
 
 
 def summary_table(records: Sequence[RunRecord]) -> None:
     """Several runs side by side."""
-    table = _table("run", "dataset", ">accuracy", ">majority", ">ε", "status")
+    table = new_table("run", "dataset", ">accuracy", ">majority", ">ε", "status")
     for record in records:
         table.add_row(
             Text(record.name, "bold"),
@@ -197,7 +212,7 @@ def summary_table(records: Sequence[RunRecord]) -> None:
             _epsilon_cell(record),
             _status(record),
         )
-    _plainly(stdout(), table)
+    plainly(stdout(), table)
 
 
 def evaluation(name: str, where: str, found: Evaluation) -> None:
@@ -209,7 +224,7 @@ def evaluation(name: str, where: str, found: Evaluation) -> None:
         collapsed=found.collapsed,
     )
     rows.append(("rows", f"{found.rows:,}"))
-    _panel(stdout(), Text.assemble((name, "bold"), f" on {where}"), rows)
+    panel(stdout(), Text.assemble((name, "bold"), f" on {where}"), rows)
 
 
 def exported(report: ExportReport, name: str) -> None:
@@ -219,7 +234,7 @@ def exported(report: ExportReport, name: str) -> None:
         ("files", "\n".join(f"{entry.name}  {file_size(entry.size)}" for entry in report.files)),
         ("checked", f"loaded afresh: logits differ by at most {report.max_logit_difference:.3g}"),
     ]
-    _panel(stdout(), Text.assemble((name, "bold"), f" · exported as {report.format}"), rows)
+    panel(stdout(), Text.assemble((name, "bold"), f" · exported as {report.format}"), rows)
 
 
 def environment(places: Mapping[str, str], versions: Mapping[str, str]) -> None:
@@ -231,7 +246,7 @@ def environment(places: Mapping[str, str], versions: Mapping[str, str]) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, version in versions.items():
         grid.add_row(name, version)
-    _plainly(console, grid)
+    plainly(console, grid)
 
 
 def runs(records: Sequence[RunRecord], *, hidden: int = 0, stored: int = 0) -> None:
@@ -271,10 +286,10 @@ def runs(records: Sequence[RunRecord], *, hidden: int = 0, stored: int = 0) -> N
         else:
             del cells[head]
     numbers = ("ε", "σ", "accuracy", "age")
-    table = _table(*(f">{head}" if head in numbers else head for head in cells), gap=1)
+    table = new_table(*(f">{head}" if head in numbers else head for head in cells), gap=1)
     for row in zip(*cells.values(), strict=True):
         table.add_row(*row)
-    _plainly(console, table)
+    plainly(console, table)
     if any(not record.private for record in records):
         console.print(Text(f"ε {NONE} is a run without privacy", "dim"))
     if any(record.private and record.epsilon is None for record in records):
@@ -328,7 +343,7 @@ def _status(record: RunRecord) -> Text:
     return Text(record.status, _STATUS_STYLES[record.status])
 
 
-def _panel(console: Console, title: Text, rows: Iterable[tuple[str, RenderableType]]) -> None:
+def panel(console: Console, title: Text, rows: Iterable[tuple[str, RenderableType]]) -> None:
     """Labelled lines: in a frame on a terminal, indented elsewhere."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
@@ -340,10 +355,10 @@ def _panel(console: Console, title: Text, rows: Iterable[tuple[str, RenderableTy
         console.print(Panel(grid, title=title, title_align="left", border_style="dim", width=width))
     else:
         console.print(title)
-        _plainly(console, grid)
+        plainly(console, grid)
 
 
-def _plainly(console: Console, table: Table) -> None:
+def plainly(console: Console, table: Table) -> None:
     """Print a table; off a terminal without the blanks that fill its cells."""
     if console.is_terminal:
         console.print(table)
@@ -353,7 +368,7 @@ def _plainly(console: Console, table: Table) -> None:
     console.file.writelines(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
-def _table(*heads: str, gap: int = 2) -> Table:
+def new_table(*heads: str, gap: int = 2) -> Table:
     """A table without rules; a head that begins with ``>`` is of a column of numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for head in heads:

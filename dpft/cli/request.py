@@ -47,6 +47,7 @@ FIELDS = {
     "max_grad_norm": ("privacy", "max_grad_norm"),
     "clipping": ("privacy", "clipping"),
     "engine": ("privacy", "engine"),
+    "budget_cap": ("privacy", "budget_cap"),
     "learning_rate": ("optimisation", "learning_rate"),
     "epochs": ("optimisation", "epochs"),
     "batch_size": ("optimisation", "batch_size"),
@@ -64,7 +65,10 @@ _PARTS: Mapping[str, Any] = {
     "hardware": HardwareSpec,
 }
 _LORA = ("lora_r", "lora_alpha", "lora_dropout")
-_PRIVATE_ONLY = tuple(name for name, (part, _) in FIELDS.items() if part == "privacy" and name != "enable_dp")
+_BOTH_WAYS = ("enable_dp", "budget_cap")  # a cap is not dropped silently: without privacy none can hold
+_PRIVATE_ONLY = tuple(
+    name for name, (part, _) in FIELDS.items() if part == "privacy" and name not in _BOTH_WAYS
+)
 _SOURCES = {"COMMANDLINE": 3, "ENVIRONMENT": 2, "DEFAULT_MAP": 1}
 _COMMAND_LINE = _SOURCES["COMMANDLINE"]
 _ANY_MODE = ModeDefaults(

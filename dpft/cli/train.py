@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dpft.cli import options, options_disclosure, options_resume
+from dpft.cli import options, options_budget, options_disclosure, options_resume
 from dpft.errors import DpftError, InterruptedRunError, PrivacyError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def train(
     max_grad_norm: options.MaxGradNorm = None,
     clipping: options.Clipping = None,
     engine: options.Engine = None,
+    budget_cap: options_budget.BudgetCap = None,
     micro_batch_tokens: options.MicroBatchTokens = None,
     precision: options.Precision = None,
     name: options.Name = None,
@@ -184,8 +186,14 @@ def _planned(facts: RunFacts) -> dict[str, Any]:
         "sample_rate": facts.sample_rate,
         "steps": facts.steps,
         "trainable_parameters": facts.trainable_parameters,
+        "ledger": None if facts.ledger is None else _stated(asdict(facts.ledger)),
     }
-    return {name: value for name, value in known.items() if value is not None}
+    return _stated(known)
+
+
+def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is not known, or cannot be claimed."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 @contextlib.contextmanager

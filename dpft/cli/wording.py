@@ -10,9 +10,19 @@ from rich.text import Text
 from dpft.runs.statement import round_up_delta, round_up_epsilon
 
 if TYPE_CHECKING:
-    from dpft.training.observer import RunFacts
+    from dpft.training.observer import LedgerEffect, RunFacts
 
-__all__ = ["NONE", "age", "duration", "file_size", "number_of_examples", "one_line", "privacy", "score"]
+__all__ = [
+    "NONE",
+    "age",
+    "duration",
+    "file_size",
+    "ledger_effect",
+    "number_of_examples",
+    "one_line",
+    "privacy",
+    "score",
+]
 
 NONE = "—"
 
@@ -59,6 +69,25 @@ def privacy(private: bool, epsilon: float | None, delta: float | None, steps: in
     return Text.assemble(
         ("ε ≤ ", ""), (round_up_epsilon(epsilon), "bold"), f" at δ ≤ {round_up_delta(delta)}"
     )
+
+
+def ledger_effect(effect: LedgerEffect, *, private: bool) -> Text:
+    """What was spent on the data before, and what would be with this run."""
+    runs = "1 run" if effect.runs == 1 else f"{effect.runs} runs"
+    text = Text("no run on this data so far" if effect.runs == 0 else f"{runs} on this data so far")
+    if effect.runs and effect.delta is not None:
+        text.append(f": {_at_most(effect.before)}")
+    if effect.unprotected_runs:
+        text.append(f" ({effect.unprotected_runs} without protection)", "yellow")
+    if private and effect.delta is not None:
+        text.append(f"; with this one {_at_most(effect.after)} at δ ≤ {round_up_delta(effect.delta)}")
+    elif not private:
+        text.append("; this one would be recorded as unprotected", "yellow")
+    return text
+
+
+def _at_most(epsilon: float | None) -> str:
+    return "no finite ε" if epsilon is None else f"ε ≤ {round_up_epsilon(epsilon)}"
 
 
 def score(value: float | None) -> str:

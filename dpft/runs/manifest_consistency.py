@@ -138,6 +138,16 @@ def _releases(manifest: Manifest) -> Iterator[str]:
             yield f"{release.item} cannot be covered by a guarantee that is not claimed"
 
 
+def _tuning(manifest: Manifest) -> Iterator[str]:
+    """All runs together cost no less than this one, which is one of them."""
+    tuning, guarantee = manifest.tuning, manifest.guarantee
+    together = tuning.composed_epsilon
+    if together is not None and not (guarantee is not None and guarantee.epsilon <= together):
+        yield "the ε of all runs together is below this run's own"
+    if not (tuning.unprotected_runs or 0) <= (tuning.runs_on_this_data or 0):
+        yield "more runs are unprotected than there are"
+
+
 def _examples(manifest: Manifest) -> int | None:
     """What q and δ follow from."""
     return manifest.data.rows_declared or manifest.data.rows
@@ -147,6 +157,7 @@ RULES: Mapping[str, Callable[[Manifest], Iterator[str]]] = MappingProxyType(
     {
         "claim": _claim,
         "releases": _releases,
+        "tuning": _tuning,
         "number of examples": _rows,
         "noise": _noise,
         "sample rate and steps": _sample_rate,

@@ -265,16 +265,18 @@ class Tuning(Frozen):
     """Other runs on the same data.
 
     Attributes:
-        ledger: whether spending is counted over runs.
+        ledger: whether spending is counted over runs, and how.
         runs_on_this_data: counted, this one included.
-        composed_epsilon: ε of all of them together.
+        unprotected_runs: those of them that no ε covers.
+        composed_epsilon: ε of all the others together, at this run's δ.
         selection_metric: by what this run was chosen, if it was.
         selection_split: on which split.
         warning: what composition means.
     """
 
-    ledger: Text = "not kept by this version"
+    ledger: Text = "not consulted"
     runs_on_this_data: PositiveCount | None = None
+    unprotected_runs: Count | None = None
     composed_epsilon: Epsilon | None = None
     selection_metric: Text | None = None
     selection_split: Text | None = None

@@ -67,6 +67,7 @@ def declare(
     parameters: Mapping[str, nn.Parameter],
     plan: PrivatePlan | OrdinaryPlan,
     validation_split: str,
+    tuning: Tuning | None = None,
     tensors_sha256: str | None,
 ) -> Manifest:
     """State what the steps really taken cost.
@@ -78,6 +79,7 @@ def declare(
         parameters: trainable parameters by name.
         plan: the plan that ran; its counter of releases is the evidence.
         validation_split: that was scored.
+        tuning: other runs on the same data, from the ledger; None where it was not asked.
         tensors_sha256: of the released tensors; None where nothing was trained.
 
     Raises:
@@ -102,7 +104,7 @@ def declare(
         else None,
         events=_events(plan) if private else None,
         data_accesses=standard_accesses(private=private, max_length=data.max_length),
-        tuning=Tuning(),
+        tuning=tuning or Tuning(),
         releases=standard_releases(
             claimed=claimed, rows_public=False, rows_declared=declared, trained=trained
         ),

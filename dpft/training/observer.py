@@ -5,7 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Observer", "Progress", "RunFacts"]
+__all__ = ["LedgerEffect", "Observer", "Progress", "RunFacts"]
+
+
+@dataclass(frozen=True)
+class LedgerEffect:
+    """What a run would add to what was spent on its data.
+
+    Attributes:
+        runs: charged so far.
+        unprotected_runs: those of them that no ε covers.
+        delta: δ of both ε's: the smallest that any of these runs or this one asked for; None where none did.
+        before: composed ε of the runs so far; None where it is not known or not finite.
+        after: with this run's planned steps; likewise None, and for a run that no ε covers.
+    """
+
+    runs: int
+    unprotected_runs: int
+    delta: float | None
+    before: float | None
+    after: float | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +51,7 @@ class RunFacts:
         learning_rate: peak.
         examples_declared: whether ``examples`` is an estimate.
         steps_taken: before, of a run that is resumed.
+        ledger: what it would add; known of a run that is only planned.
     """
 
     run_id: str
@@ -53,6 +73,7 @@ class RunFacts:
     planned_epsilon: float | None = None
     examples_declared: bool = False
     steps_taken: int = 0
+    ledger: LedgerEffect | None = None
 
 
 @dataclass(frozen=True)

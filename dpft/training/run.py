@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from dpft.training.preflight import check_engine, check_reachable, synthetic_bat
 from dpft.training.resume import Carried, Continued, carry, changed, check_materials
 from dpft.training.signals import Deferred, uninterrupted
 from dpft.training.so_far import EpsilonSoFar
+from dpft.training.spending import Spending
 from dpft.tuning.files import adapter_sha256, stamp
 
 __all__ = ["plan_run", "resume", "train"]
@@ -65,8 +67,10 @@ def train(spec: RunSpec, observer: Observer | None = None, store: Store | None =
     plan = _plan(spec, assembled, observer)
     for note in _preflight(spec, assembled):
         observer.warned(note)
+    spending = Spending(spec, assembled.data, plan, store, observer)
+    spending.check()
     with store.create(spec) as active:
-        return _Run(spec, assembled, plan, active, observer).go()
+        return _Run(spec, assembled, plan, spending, active, observer).go()
 
 
 def resume(
@@ -113,12 +117,14 @@ def resume(
         for note in _preflight(spec, assembled):
             observer.warned(note)
         carried = carry(found, spec, assembled, plan, observer)
+        spending = Spending(spec, assembled.data, plan, store, observer, resumed=taken.record.run_id)
+        spending.check()
         with taken.begin(plan.steps_taken) as active:
-            return _Run(spec, assembled, plan, active, observer, carried).go()
+            return _Run(spec, assembled, plan, spending, active, observer, carried).go()
 
 
 def plan_run(spec: RunSpec, observer: Observer | None = None) -> RunFacts:
-    """What :func:`train` would do: σ, q, steps and ε, without training or recording anything.
+    """What :func:`train` would do: σ, q, steps, ε and what the ledger would hold; records nothing.
 
     Raises:
         DpftError: what would stop the run before its first step.
@@ -128,7 +134,8 @@ def plan_run(spec: RunSpec, observer: Observer | None = None) -> RunFacts:
     plan = _plan(spec, assembled, observer)
     for note in _preflight(spec, assembled):
         observer.warned(note)
-    return facts_of(spec, assembled, plan, run_id="", name=spec.name or "")
+    facts = facts_of(spec, assembled, plan, run_id="", name=spec.name or "")
+    return replace(facts, ledger=Spending(spec, assembled.data, plan, Store(), observer).effect())
 
 
 class _Run:
@@ -139,14 +146,16 @@ class _Run:
         spec: RunSpec,
         assembled: Assembled,
         plan: PrivatePlan | OrdinaryPlan,
+        spending: Spending,
         active: ActiveRun,
         observer: Observer,
         carried: Carried | None = None,
     ) -> None:
-        self.spec, self.assembled, self.plan, self.active, self.observer = (
+        self.spec, self.assembled, self.plan, self.spending, self.active, self.observer = (
             spec,
             assembled,
             plan,
+            spending,
             active,
             observer,
         )
@@ -159,6 +168,7 @@ class _Run:
             plan,
             self.learner,
             assembled.parameters,
+            allow=self.spending.advance,
             seconds=carried.seconds,
             dropout=not spec.privacy.enabled and spec.tuning.lora_dropout > 0,
         )
@@ -188,6 +198,8 @@ class _Run:
             status: FinalStatus = "completed"
             try:
                 self.observer.started(facts)
+                with uninterrupted():  # a charge that is written is a charge that is known here
+                    self.spending.charge(facts.run_id, facts.name)
                 self._fit()
             except KeyboardInterrupt:
                 status = "interrupted"
@@ -201,6 +213,7 @@ class _Run:
         except BaseException:
             # Whatever went wrong, these steps were taken: they must not look free.
             with uninterrupted(), contextlib.suppress(DpftError):
+                self.spending.settle()
                 self.active.update(steps=self.plan.steps_taken)
             raise
 
@@ -289,6 +302,7 @@ class _Run:
     def _publish(self, status: FinalStatus, staging: Path) -> RunRecord:
         for parameter in self.assembled.parameters.values():
             parameter.requires_grad_(True)  # an interruption may have left some as the engine had them
+        self.spending.settle()
         trained = self.plan.steps_taken > 0
         digest = None
         if trained:
@@ -302,6 +316,7 @@ class _Run:
             parameters=self.assembled.parameters,
             plan=self.plan,
             validation_split=self.validation,
+            tuning=self.spending.tuning(),
             tensors_sha256=digest,
         )
         if trained:

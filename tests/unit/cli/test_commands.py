@@ -66,7 +66,11 @@ def test_prepare_says_what_is_new_and_what_is_cached(dpft: Command, settings: li
 
 def test_a_plan_trains_nothing(dpft: Command, tiny: list[object]) -> None:
     (plan,) = dpft("train", "sst2", *tiny, "--plan", "--json").json["runs"]
-    assert set(plan) == RUN_KEYS - {"run_id", "name", "metrics", "seconds", "run_dir"} | {"model_checkpoint"}
+    unknown = {"run_id", "name", "metrics", "seconds", "run_dir"}
+    assert set(plan) == RUN_KEYS - unknown | {"model_checkpoint", "ledger"}
+    assert plan["ledger"] == {
+        "runs": 0, "unprotected_runs": 0, "delta": plan["delta"], "before": 0.0, "after": plan["epsilon"],
+    }  # fmt: skip
     assert plan["status"] == "planned"
     assert 0 < plan["epsilon"] <= 8
     assert (plan["steps"], plan["sample_rate"]) == (5, 0.2)

@@ -82,6 +82,7 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
         "--max-grad-norm": 0.75,
         "--clipping": "flat",
         "--engine": "dpft",
+        "--budget-cap": 20,
         "--micro-batch-tokens": 512,
         "--checkpoint-every": 40,
         "--name": "my-run",
@@ -113,6 +114,7 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
             "max_grad_norm": 0.75,
             "clipping": "flat",
             "engine": "dpft",
+            "budget_cap": 20.0,
         },
         "optimisation": {
             "learning_rate": 0.25,

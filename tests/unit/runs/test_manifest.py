@@ -296,7 +296,7 @@ def test_releases_and_warning_are_told() -> None:
     assert releases["validation metrics"]["detail"] == "not protected by this guarantee"
     assert releases["training loss of each step"]["protection"] == "local-only"
     assert releases["number of examples"]["protection"] == "public"
-    assert document["tuning"]["ledger"] == "not kept by this version"
+    assert document["tuning"]["ledger"] == "not consulted"
     assert "compose" in document["tuning"]["warning"]
     assert "reporting only" in document["data_accesses"][0]["detail"]
 

@@ -96,6 +96,7 @@ def outcome(record: RunRecord) -> dict[str, Any]:
     manifest = Store().manifest(record)
     for name in ("run_id", "created"):
         del manifest["identity"][name]
+    del manifest["tuning"]  # which counts the runs in this store
     lines = [json.loads(line) for line in (record.run_dir / "metrics.jsonl").read_text().splitlines()]
     local = (record.run_dir / "local-only" / "training.jsonl").read_text().splitlines()
     scores = [{name: value for name, value in line.items() if name != "epsilon"} for line in lines]
