@@ -268,7 +268,7 @@ class Tuning(Frozen):
         ledger: whether spending is counted over runs, and how.
         runs_on_this_data: counted, this one included.
         unprotected_runs: those of them that no ε covers.
-        composed_epsilon: ε of all the others together, at this run's δ.
+        composed_epsilon: ε of the runs that an ε covers, all together, at this run's δ.
         selection_metric: by what this run was chosen, if it was.
         selection_split: on which split.
         warning: what composition means.

@@ -38,7 +38,7 @@ from dpft.tables import ENGINES
 from dpft.training.assemble import Assembled
 from dpft.tuning.builtin import training_data
 
-__all__ = ["declare", "example_in_words", "software_versions"]
+__all__ = ["declare", "doubt_of", "example_in_words", "software_versions"]
 
 _PACKAGES = (
     "torch",
@@ -87,7 +87,7 @@ def declare(
     """
     private = isinstance(plan, PrivatePlan)
     trained = plan.steps_taken > 0
-    doubt = _doubt(plan, assembled.data) if isinstance(plan, PrivatePlan) else None
+    doubt = doubt_of(plan, assembled.data)
     declared = plan.schedule.declared
     claimed = private and trained and doubt is None
     data = assembled.data
@@ -144,8 +144,10 @@ def declare(
     )
 
 
-def _doubt(plan: PrivatePlan, data: PreparedData) -> str | None:
+def doubt_of(plan: PrivatePlan | OrdinaryPlan, data: PreparedData) -> str | None:
     """Why ε may not be claimed: the plan's own reasons, or that it did not run on these examples."""
+    if not isinstance(plan, PrivatePlan):
+        return None
     doubt = plan.doubt()
     if doubt is None and plan.examples != data.splits["train"].rows:
         return "the examples that were sampled are not those of the dataset"

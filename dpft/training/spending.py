@@ -18,6 +18,7 @@ from dpft.runs.statement import round_up_delta, round_up_epsilon
 from dpft.runs.store import Store
 from dpft.spec import RunSpec
 from dpft.training.composition import composed_epsilon, runs_of, smallest_delta, unprotected_runs
+from dpft.training.declare import doubt_of
 from dpft.training.observer import LedgerEffect, Observer
 
 __all__ = ["Spending"]
@@ -27,8 +28,8 @@ _LEDGER_KEPT = (
     "not ended, or whose process died, with all its planned steps; a resumed one with its lost steps too"
 )
 _LEDGER_HIDDEN = (
-    "kept where the training ran, and not told here: that two runs had the same data, or had not, may show that "
-    "an example was added in between"
+    "kept where the training ran, and not told here: that two runs had the same data, or had not, may show "
+    "that an example was added in between"
 )
 _LEDGER_UNREAD = "could not be read when the run ended"
 _MOST_NOISE = 1e4
@@ -133,7 +134,7 @@ class Spending:
                 event=None if event is None else event.to_dict(),
                 delta=None if event is None else self._plan.schedule.delta,
                 start_step=self._start_step,
-                unaccounted=self._doubt(),
+                unaccounted=doubt_of(self._plan, self._data),
                 admit=self._admit,
             )
         except _TooMuch as refusal:
@@ -157,7 +158,9 @@ class Spending:
         if self._charge is None:
             return
         try:
-            self._charge.settle(self._plan.steps_taken - self._start_step, unaccounted=self._doubt())
+            self._charge.settle(
+                self._plan.steps_taken - self._start_step, unaccounted=doubt_of(self._plan, self._data)
+            )
         except DpftError as error:
             self._observer.warned(
                 f"the ledger could not be settled, and all planned steps stay charged: {error.message}"
@@ -197,7 +200,7 @@ class Spending:
     def _composed(self, entries: Sequence[Entry]) -> float | None:
         """ε of all runs at this run's δ, where this run claims one."""
         plan = self._plan
-        if not isinstance(plan, PrivatePlan) or plan.doubt() is not None or not plan.steps_taken:
+        if self._planned() is None or not isinstance(plan, PrivatePlan) or not plan.steps_taken:
             return None
         together = _finite(entries, plan.schedule.delta)
         return None if together is None else max(together, PLD.epsilon([plan.event], plan.schedule.delta))
@@ -211,15 +214,12 @@ class Spending:
         return keyed_fingerprint(self._data.content_digest, home=self._home)
 
     def _planned(self) -> MechanismEvent | None:
-        if not isinstance(self._plan, PrivatePlan) or self._plan.doubt() is not None:
+        if not isinstance(self._plan, PrivatePlan) or doubt_of(self._plan, self._data) is not None:
             return None
         return self._plan.planned_event.with_steps(self._plan.schedule.steps - self._start_step)
 
     def _delta(self) -> float | None:
         return self._plan.schedule.delta if isinstance(self._plan, PrivatePlan) else None
-
-    def _doubt(self) -> str | None:
-        return self._plan.doubt() if isinstance(self._plan, PrivatePlan) else None
 
     def _admit(self, entries: Sequence[Entry]) -> None:
         """Hold the cap; the ledger is locked meanwhile, so what is not needed for the answer waits."""
