@@ -16,11 +16,11 @@ __all__ = ["what_to_resume"]
 
 _OF_THIS_CALL = ("resume", "config", "as_json", "quiet")
 _DATASETS = ("datasets", DATASETS_ARGUMENT)
-_MAY_CHANGE = ("micro_batch_tokens", "checkpoint_every")
+_MAY_CHANGE = ("micro_batch_tokens", "checkpoint_every", "budget_cap")
 
 
 def what_to_resume(reference: str, given: Given) -> tuple[RunRecord, dict[str, Any]]:
-    """The run to go on with, and what of its hardware settings is to change.
+    """The run to go on with, and what is to change: of its hardware settings, or its budget cap.
 
     Args:
         reference: a run.

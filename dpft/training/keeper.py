@@ -195,7 +195,7 @@ def spec_digest(spec: RunSpec) -> str:
     elsewhere = {"name", "tags", "note", "hardware", "schema_version"}
     document = spec.model_dump(mode="json", exclude=elsewhere, exclude_defaults=True)
     document["precision"] = spec.hardware.precision
-    document["privacy"].pop("budget_cap")  # it can stop a run, and decides nothing else
+    document["privacy"].pop("budget_cap", None)  # it can stop a run, and decides nothing else
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

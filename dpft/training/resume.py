@@ -23,7 +23,7 @@ from dpft.training.observer import Observer
 
 __all__ = ["Carried", "Continued", "carry", "changed", "check_materials"]
 
-_MAY_CHANGE = frozenset({"micro_batch_tokens", "num_threads", "checkpoint_every"})
+_MAY_CHANGE = frozenset({"micro_batch_tokens", "num_threads", "checkpoint_every", "budget_cap"})
 _ROUNDING = ("torch", "transformers", "peft")
 
 
@@ -56,7 +56,7 @@ class Carried:
 
 
 def changed(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:
-    """The stored spec on other hardware.
+    """The stored spec on other hardware, or under another budget cap (which can only stop it).
 
     Raises:
         UsageError: a change to anything that decides the result.
@@ -67,8 +67,11 @@ def changed(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:
             f"{', '.join(odd)} cannot change when a run is resumed",
             hint=f"only these can: {', '.join(sorted(_MAY_CHANGE))}",
         )
-    hardware = HardwareSpec.model_validate({**spec.hardware.model_dump(), **changes})
-    return spec.model_copy(update={"hardware": hardware})
+    caps = {name: value for name, value in changes.items() if name == "budget_cap"}
+    speed = {name: value for name, value in changes.items() if name not in caps}
+    hardware = HardwareSpec.model_validate({**spec.hardware.model_dump(), **speed})
+    privacy = PrivacySpec.model_validate({**spec.privacy.model_dump(), **caps})
+    return spec.model_copy(update={"hardware": hardware, "privacy": privacy})
 
 
 def check_materials(

@@ -89,7 +89,7 @@ def resume(
         reference: the run, as the store resolves it.
         observer: hears how it goes.
         store: where the run is; None for the user's.
-        changes: fields of the spec's hardware part that may be others than before.
+        changes: fields of the spec's hardware part, or its budget cap, that may be others than before.
 
     Returns:
         The record, as :func:`train` does.
