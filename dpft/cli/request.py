@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from dpft.cli.options import DATASETS_ARGUMENT, STATED
 from dpft.errors import NotFoundError, UsageError
-from dpft.runs.names import check_name
+from dpft.runs.names import check_name, check_note, check_tag
 from dpft.spec import DataSpec, HardwareSpec, ModelSpec, OptimisationSpec, PrivacySpec, RunSpec, TuningSpec
 from dpft.tables import MODES, TASKS
 from dpft.tuning.mode import ModeDefaults
@@ -258,8 +258,8 @@ def _build(given: Given, datasets: Sequence[str], mode: str, defaults: ModeDefau
     return [
         RunSpec(
             name=_run_name(values.get("name"), dataset, alone=len(datasets) == 1),
-            tags=tuple(values.get("tags", ())),
-            note=values.get("note", ""),
+            tags=tuple(check_tag(tag) for tag in values.get("tags", ())),
+            note=check_note(values.get("note", "")),
             data=data_spec(dataset, values.get("data_dir"), values.get("max_length")),
             model=model_spec(values.get("model_checkpoint"), values.get("base_data_overlap")),
             **parts,

@@ -22,9 +22,14 @@ def check_place(output: Path, source: Source, *, overwrite: bool) -> None:
         overwrite: whether an earlier export may be replaced.
 
     Raises:
-        UsageError: a file, a folder with content that may not be replaced, or a place in or around the store
-            or the base model.
+        UsageError: a name with control characters, a file, a folder with content that may not be replaced, or
+            a place in or around the store or the base model.
     """
+    if not output.name.isprintable():
+        raise UsageError(
+            f"cannot export to {str(output)!r}: its name holds control characters",
+            hint="choose another --output",
+        )
     home = source.store_home.resolve()
     if output.is_relative_to(home) or home.is_relative_to(output):
         raise UsageError(

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from dpft.errors import UsageError
 
-__all__ = ["ADJECTIVES", "NOUNS", "check_name", "invent_name"]
+__all__ = ["ADJECTIVES", "NOUNS", "check_name", "check_note", "check_tag", "invent_name"]
 
 _ADJECTIVES = """
 agile amber ample arctic azure balmy bold brave breezy bright brisk calm candid cheery clear clever
@@ -32,6 +32,7 @@ ADJECTIVES = tuple(_ADJECTIVES.split())
 NOUNS = tuple(_NOUNS.split())
 
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_TAG = re.compile(r"\w[\w .+:=@-]{0,63}")
 _HEX = re.compile(r"[0-9a-fA-F]+")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
@@ -54,6 +55,31 @@ def check_name(name: str) -> str:
             f"{name!r} reads as a run id", hint="add a character that is not a hexadecimal digit"
         )
     return name
+
+
+def check_tag(tag: str) -> str:
+    """Return ``tag`` if it is one word or a few: no separators of paths or lists, nothing that is not shown.
+
+    Raises:
+        UsageError: other characters than letters, digits, spaces and ``_ . + : = @ -``, or more than 64.
+    """
+    if not _TAG.fullmatch(tag) or not tag.isprintable() or tag != tag.strip():
+        raise UsageError(
+            f"{tag!r} cannot be a tag",
+            hint="use 1 to 64 letters, digits, spaces or any of '_.+:=@-', beginning with a letter or digit",
+        )
+    return tag
+
+
+def check_note(note: str) -> str:
+    """Return ``note`` if a terminal shows it as it is: lines of text, no control characters.
+
+    Raises:
+        UsageError: it has others than line feeds and tabs.
+    """
+    if not note.replace("\n", "").replace("\t", "").isprintable():
+        raise UsageError(f"the note {note!r} holds control characters", hint="leave them out")
+    return note
 
 
 def invent_name(taken: Collection[str]) -> str:

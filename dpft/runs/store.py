@@ -19,7 +19,7 @@ from dpft.runs import paths
 from dpft.runs.active import ActiveRun, hold_if_free, run_lock
 from dpft.runs.again import TakenRun, hold_or_refuse
 from dpft.runs.files import ensure_directory, write_atomic
-from dpft.runs.names import check_name, invent_name
+from dpft.runs.names import check_name, check_note, check_tag, invent_name
 from dpft.runs.record import RunRecord, load_record, new_run_id, save_record, utc_now
 from dpft.runs.registry import Index, Registry
 from dpft.runs.schema import migrate, read_document
@@ -55,12 +55,15 @@ class Store:
             The run, to be used as a context manager.
 
         Raises:
-            UsageError: the name is taken, or cannot name a run.
+            UsageError: the name is taken, or cannot name a run; a tag or note that may not be one.
             LockedError: another process holds the registry.
             StoreError: the store cannot be written; no trace of the run is left.
         """
         if spec.name is not None:
             check_name(spec.name)
+        for tag in spec.tags:
+            check_tag(tag)
+        check_note(spec.note)
         run_id = new_run_id()
         directory = ensure_directory(self._runs) / run_id
         ensure_directory(directory)

@@ -64,6 +64,12 @@ def test_the_store_and_what_it_lies_in_are_refused(lora: MadeRun, place: str) ->
     assert (lora.record.run_dir / "adapter" / "adapter_model.safetensors").is_file()
 
 
+def test_a_name_that_writes_to_the_terminal_is_refused(lora: MadeRun, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="control characters") as caught:
+        lora.export(tmp_path / "x\x1b[2J")
+    assert caught.value.message.isprintable()
+
+
 def test_a_link_into_the_store_is_refused(lora: MadeRun, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(lora.record.run_dir, target_is_directory=True)
     with pytest.raises(UsageError, match="the store of runs is at"):

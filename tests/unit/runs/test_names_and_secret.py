@@ -12,6 +12,8 @@ import pytest
 
 from dpft.errors import EntropyError, StoreError, UsageError
 from dpft.runs import names, secret
+from dpft.runs.store import Store
+from tests.unit.runs.builders import make_spec
 
 
 def test_there_are_words_enough_and_every_pair_is_a_valid_name() -> None:
@@ -57,6 +59,34 @@ def test_good_names(name: str) -> None:
 def test_bad_names(name: str) -> None:
     with pytest.raises(UsageError):
         names.check_name(name)
+
+
+@pytest.mark.parametrize("tag", ["baseline", "lr=1e-3", "ünï 2", "v1.2+b", "a@b", "x" * 64])
+def test_good_tags(tag: str) -> None:
+    assert names.check_tag(tag) == tag
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["", " a", "a ", "a/b", "a\\b", "a,b", "../a", "-a", "a\n", "\x1b[2J", "a\x00", "a\u202eb", "x" * 65],
+)
+def test_bad_tags(tag: str) -> None:
+    with pytest.raises(UsageError):
+        names.check_tag(tag)
+
+
+def test_notes_are_text() -> None:
+    assert names.check_note("two lines,\n\tand é → ε") == "two lines,\n\tand é → ε"
+    for note in ("\x1b[2J", "a\rb", "a\x07", "a\u202eb"):
+        with pytest.raises(UsageError):
+            names.check_note(note)
+
+
+def test_a_run_with_a_bad_tag_or_note_is_not_made(tmp_path: Path) -> None:
+    for fields in ({"tags": ("ok", "../x")}, {"note": "\x1b[2J"}):
+        with pytest.raises(UsageError):
+            Store(tmp_path / "home").create(make_spec(**fields))
+    assert Store(tmp_path / "home").list() == []
 
 
 def test_the_key_is_made_once_for_the_owner_only(home: Path) -> None:
