@@ -1,4 +1,4 @@
-"""What the PEFT modes share: configurations, per-example prompts, saving and loading by plain PEFT."""
+"""What the PEFT modes share: configurations, saving, and loading by plain PEFT."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import peft
 import torch
-from torch import Tensor, nn
 
 from dpft.errors import ModelError, UntrustedError
 from dpft.runs.confine import list_folder, shown
 from dpft.runs.files import write_json_atomic
 from dpft.spec import TuningSpec
 from dpft.tuning.head import head_modules
+from dpft.tuning.targets import encoder_linears, last_components, stores_transposed
 from dpft.tuning.untrusted import (
     ADAPTER_CONFIG,
     ADAPTER_TENSORS,
@@ -24,41 +24,14 @@ from dpft.tuning.untrusted import (
     read_adapter_config,
     read_weights,
 )
+from dpft.tuning.virtual import PerExamplePrompts, prompt_sizes, read_where_texts_end
 
 __all__ = [
-    "PerExamplePrompts",
-    "encoder_linears",
-    "last_components",
     "load_peft",
     "lora_config",
-    "prefix_config",
-    "prompt_config",
     "save_peft",
     "wrap",
 ]
-
-
-class PerExamplePrompts(peft.PeftModelForSequenceClassification):  # type: ignore[misc]
-    """PEFT's classification model, with prompts that keep their examples apart.
-
-    For soft prompts PEFT looks the prompt up once and repeats it over the batch; its gradient would arrive
-    summed over examples, before anything could be clipped. Here it is looked up once per example: the same
-    numbers, the same saved files.
-    """
-
-    def get_prompt(self, batch_size: int, task_ids: Tensor | None = None, **options: Any) -> Any:
-        """Virtual tokens, one row per example: (b v d) for soft prompts, key-value pairs for prefixes."""
-        config = self.active_peft_config
-        if config.peft_type != peft.PeftType.PROMPT_TUNING:
-            return super().get_prompt(batch_size, task_ids, **options)
-        encoder = self.prompt_encoder[self.active_adapter]
-        ids = torch.arange(config.num_virtual_tokens, device=encoder.embedding.weight.device)
-        return encoder(ids.expand(batch_size, -1))
-
-
-def last_components(names: list[str]) -> list[str]:
-    """``bert.pooler`` → ``pooler``: PEFT matches modules by the end of their name."""
-    return [name.rpartition(".")[2] for name in names]
 
 
 def lora_config(model: Any, tuning: TuningSpec, *, with_head: bool) -> peft.LoraConfig:
@@ -69,44 +42,8 @@ def lora_config(model: Any, tuning: TuningSpec, *, with_head: bool) -> peft.Lora
         lora_alpha=tuning.lora_alpha,
         lora_dropout=tuning.lora_dropout,
         target_modules=encoder_linears(model),
+        fan_in_fan_out=stores_transposed(model),
         modules_to_save=last_components(head_modules(model)) if with_head else None,
-    )
-
-
-def encoder_linears(model: Any) -> list[str]:
-    """Shortest name endings that match every linear layer of the encoder and none of the head."""
-    heads = tuple(f"{name}." for name in head_modules(model))
-    wanted: set[str] = set()
-    others: set[str] = set()
-    for name, module in model.named_modules():
-        inside_head = f"{name}.".startswith(heads)
-        (wanted if isinstance(module, nn.Linear) and not inside_head else others).add(name)
-    endings: set[str] = set()
-    for name in wanted:
-        parts = name.split(".")
-        for length in range(1, len(parts) + 1):
-            ending = ".".join(parts[-length:])
-            if not any(other == ending or other.endswith(f".{ending}") for other in others):
-                endings.add(ending)
-                break
-    return sorted(endings)
-
-
-def prefix_config(model: Any, tuning: TuningSpec) -> peft.PrefixTuningConfig:
-    """Prefix tuning (Li & Liang 2021, arXiv 2101.00190): learnt keys and values before every layer's own."""
-    return peft.PrefixTuningConfig(
-        task_type=peft.TaskType.SEQ_CLS,
-        num_virtual_tokens=tuning.num_prepend_tokens,
-        modules_to_save=last_components(head_modules(model)),
-    )
-
-
-def prompt_config(model: Any, tuning: TuningSpec) -> peft.PromptTuningConfig:
-    """Soft prompts (Lester et al. 2021, arXiv 2104.08691): learnt embeddings before the input."""
-    return peft.PromptTuningConfig(
-        task_type=peft.TaskType.SEQ_CLS,
-        num_virtual_tokens=tuning.num_prepend_tokens,
-        modules_to_save=last_components(head_modules(model)),
     )
 
 
@@ -125,11 +62,14 @@ def wrap(model: Any, config: peft.PeftConfig) -> Any:
         if config.is_prompt_learning:
             with torch.no_grad():
                 wrapped.prompt_encoder[wrapped.active_adapter].embedding.weight.mul_(scale)
+        if config.peft_type == peft.PeftType.PROMPT_TUNING:
+            read_where_texts_end(wrapped)
         return wrapped
-    except (ValueError, AttributeError, KeyError) as error:
+    except (ValueError, AttributeError, KeyError, RuntimeError, NotImplementedError, TypeError) as error:
         kind = getattr(config.peft_type, "value", config.peft_type)
+        reason = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"PEFT cannot put {kind} on {type(model).__name__}: {error}",
+            f"PEFT cannot put {kind} on {type(model).__name__}: {reason}",
             hint="choose another --finetune-mode",
         ) from error
 
@@ -166,6 +106,9 @@ def load_peft(model: Any, directory: Path, *, with_head: bool = True) -> Any:
     """
     list_folder(directory)
     config, path = read_adapter_config(directory), directory / ADAPTER_TENSORS
+    if config.peft_type == peft.PeftType.PROMPT_TUNING:
+        for name, size in prompt_sizes(model).items():
+            setattr(config, name, size)
     header = read_weights(path)
     check_sizes(config, header, directory / ADAPTER_CONFIG)
     head = {name for name in head_modules(model) if not name.startswith(f"{model.base_model_prefix}.")}
@@ -186,4 +129,6 @@ def load_peft(model: Any, directory: Path, *, with_head: bool = True) -> Any:
             hint="it was made for another base model: give the one it names with -m",
         ) from error
     check_fit(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False), header, path)
+    if config.peft_type == peft.PeftType.PROMPT_TUNING:
+        read_where_texts_end(wrapped)
     return wrapped

@@ -8,10 +8,10 @@ import peft
 from peft.utils import ModulesToSaveWrapper
 
 from dpft.spec import TuningSpec
-from dpft.tuning.adapters import last_components
 from dpft.tuning.head import head_modules
 from dpft.tuning.mode import ModeDefaults
 from dpft.tuning.single import SingleAdapter
+from dpft.tuning.targets import ia3_targets, last_components, stores_transposed
 
 __all__ = ["IA3", "MODE"]
 
@@ -25,9 +25,12 @@ class IA3(SingleAdapter):
     defaults = ModeDefaults(learning_rate=1e-2, learning_rate_without_privacy=5e-3, max_grad_norm=3.0)
 
     def config(self, model: Any, tuning: TuningSpec) -> Any:
-        """PEFT's own targets for the architecture, with the head saved beside them."""
+        """Keys, values and feed-forward activations, with the head saved beside them."""
         return peft.IA3Config(
-            task_type=peft.TaskType.SEQ_CLS, modules_to_save=last_components(head_modules(model))
+            task_type=peft.TaskType.SEQ_CLS,
+            fan_in_fan_out=stores_transposed(model),
+            modules_to_save=last_components(head_modules(model)),
+            **ia3_targets(model),
         )
 
     def merge(self, model: Any) -> Any:

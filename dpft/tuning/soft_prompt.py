@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from dpft.spec import TuningSpec
-from dpft.tuning.adapters import prompt_config
 from dpft.tuning.mode import ModeDefaults
 from dpft.tuning.single import SingleAdapter
+from dpft.tuning.virtual import prompt_config
 
 __all__ = ["MODE", "SoftPrompt"]
 

@@ -20,7 +20,7 @@ from dpft.privacy.gradients import DenseGradient, PerExampleGradient
 from dpft.privacy.tape import Tape
 from dpft.spec import TuningSpec
 from dpft.training.preflight import check_engine, check_reachable, synthetic_batch
-from dpft.tuning.adapters import prompt_config
+from dpft.tuning.virtual import prompt_config
 from tests import models
 
 

@@ -8,8 +8,8 @@ import torch
 from dpft.errors import UsageError
 from dpft.spec import TuningSpec
 from dpft.tables import MODES
-from dpft.tuning.adapters import encoder_linears
 from dpft.tuning.head import head_modules, head_parameters
+from dpft.tuning.targets import encoder_linears
 from tests import models
 
 
