@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dpft.engines.base import MicroBatch, PieceReport, Session, example_losses
 from dpft.engines.one_by_one import OneByOneSession
-from dpft.errors import UnsupportedLayerError
+from dpft.errors import PrivacyError, UnsupportedLayerError
 from dpft.privacy.clipping import Clipper
 from dpft.privacy.gradients import PerExampleGradient
 
@@ -148,6 +148,13 @@ class GuardedSession:
                 if not loss.requires_grad:
                     return None
                 values = torch.autograd.grad(loss, list(self._parameters.values()), allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise PrivacyError(
+                "reentrant activation checkpointing hides what each example did",
+                hint="enable checkpointing with use_reentrant=False",
+            ) from error
         finally:
             for parameter in self._parameters.values():
                 parameter.requires_grad_(False)

@@ -21,12 +21,17 @@ from dpft.runs.files import ensure_directory, file_table, publish_dir, write_ato
 from dpft.runs.record import RunRecord
 from dpft.runs.seal import seal
 from dpft.spec import RunSpec
+from dpft.tuning.virtual import reads_where_texts_end
 
 __all__ = ["build"]
 
 _SURROUNDINGS = (
     "is_local", "local_files_only", "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file",
 )  # fmt: skip
+_ONE_BY_ONE = (
+    "Give the model one text at a time, or texts of one length: behind a soft prompt it takes the last "
+    "position for a text's last token, padding included."
+)
 _FEWEST_PARTS = 3  # root and two names: "/data" tells nothing of anybody, and may stand in any text
 
 
@@ -53,10 +58,12 @@ def build(
     batch = synthetic_batch(run.model, run.tokenizer, spec.tuning.num_prepend_tokens or 0)
     expected = logits_of(run.model, batch)
     tolerance = form.tolerance(expected)
+    one_by_one = reads_where_texts_end(run.model)
     with _staging(output) as folder:
         _write(form, run, folder, tolerance)
         _check_tokenizer(run, folder)
-        difference = compare(expected, logits_of(form.load(run, folder), batch), tolerance)
+        found = logits_of(form.load(run, folder), batch, one_by_one=one_by_one)
+        difference = compare(expected, found, tolerance)
         _check_headers(source, folder)
         _check_paths(source, folder, output)
         files = tuple(file_table(folder))
@@ -65,11 +72,13 @@ def build(
 
 
 def _write(form: Form, run: RestoredRun, folder: Path, tolerance: float) -> None:
+    remarks = [form.remark, _ONE_BY_ONE if reads_where_texts_end(run.model) else ""]
+    remark = " ".join(filter(None, remarks))
     form.write(run, folder)
     for name in _SURROUNDINGS:  # how it was loaded here is nothing to hand on
         run.tokenizer.init_kwargs.pop(name, None)
     run.tokenizer.save_pretrained(folder)
-    text = card(run, what=form.what, loading=form.loading(run), remark=form.remark, tolerance=tolerance)
+    text = card(run, what=form.what, loading=form.loading(run), remark=remark, tolerance=tolerance)
     write_atomic(folder / "README.md", text)
     seal(folder, run.source.manifest_bytes)
     for path in folder.rglob("*"):

@@ -39,6 +39,8 @@ def synthetic_batch(model: Any, tokenizer: Any, virtual_tokens: int) -> Batch:
     lengths = torch.tensor([longest, max(2, 2 * longest // 3), max(2, longest // 3), 2])
     generator = torch.Generator().manual_seed(0)
     ids = ordinary[torch.randint(len(ordinary), (len(lengths), longest), generator=generator)]
+    if getattr(model.config, "is_encoder_decoder", False) and tokenizer.eos_token_id is not None:
+        ids[torch.arange(len(lengths)), lengths - 1] = int(tokenizer.eos_token_id)  # it answers there
     mask = (torch.arange(longest) < lengths[:, None]).long()
     batch = {
         "input_ids": torch.where(mask.bool(), ids, int(tokenizer.pad_token_id or 0)),
@@ -50,10 +52,24 @@ def synthetic_batch(model: Any, tokenizer: Any, virtual_tokens: int) -> Batch:
     return batch
 
 
-def logits_of(model: Any, batch: Batch) -> Tensor:
-    """Logits (b k) in eval mode, float32."""
+def logits_of(model: Any, batch: Batch, *, one_by_one: bool = False) -> Tensor:
+    """Logits (b k) in eval mode, float32.
+
+    Args:
+        model: a classifier.
+        batch: rows padded on the right.
+        one_by_one: give it each row alone, without its padding.
+    """
+    lengths = batch["attention_mask"].sum(1).tolist()
+    parts = [batch]
+    if one_by_one:
+        parts = [
+            {key: value[row : row + 1, :length] for key, value in batch.items()}
+            for row, length in enumerate(lengths)
+        ]
+    model.eval()
     with torch.no_grad():
-        logits: Tensor = model.eval()(**batch).logits
+        logits = torch.cat([model(**part).logits for part in parts])
     return logits.float()
 
 

@@ -92,13 +92,18 @@ def load_tokenizer(spec: ModelSpec) -> Any:
 
     Raises:
         HubError: neither the hub nor the cache has it.
-        ModelError: there is no tokenizer that can be loaded.
+        ModelError: there is no tokenizer that can be loaded, or nothing that it could pad with.
     """
     from transformers import AutoTokenizer
 
     tokenizer = _load(AutoTokenizer.from_pretrained, spec)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise ModelError(
+            f"the tokenizer of {spec.checkpoint!r} has neither a padding nor an end-of-text token",
+            hint="give it one (tokenizer.pad_token = …), save it beside the model, and give -m that folder",
+        )
     return tokenizer
 
 
@@ -111,11 +116,11 @@ def load_model(spec: ModelSpec, labels: Sequence[str], pad_token_id: int | None 
     Args:
         spec: which checkpoint.
         labels: label names in order; they are set in the config.
-        pad_token_id: for architectures that need to know it.
+        pad_token_id: what the tokenizer pads with; set in the config, which may have another or none.
 
     Raises:
         HubError: neither the hub nor the cache has it.
-        ModelError: it is no sequence classifier.
+        ModelError: it is no sequence classifier, or has no row for the padding.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -130,11 +135,24 @@ def load_model(spec: ModelSpec, labels: Sequence[str], pad_token_id: int | None 
         weights_only=True,
     )
     model.config.problem_type = "single_label_classification"
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = pad_token_id
+    if pad_token_id is not None:
+        _pad_with(model, pad_token_id)
     # What is written beside an adapter must name the model, not a folder of this machine.
     model.config._name_or_path = model.name_or_path = locate(spec).public_id
     return model.eval()
+
+
+def _pad_with(model: Any, pad_token_id: int) -> None:
+    """Let the model know padding as its tokenizer does: a decoder looks for a text's last token by it."""
+    rows = int(model.get_input_embeddings().num_embeddings)
+    if not 0 <= pad_token_id < rows:
+        raise ModelError(
+            f"the tokenizer pads with token {pad_token_id}, for which {type(model).__name__} has no row "
+            f"(it has {rows})",
+            hint="let the tokenizer pad with a token that the model knows (tokenizer.pad_token = …)",
+        )
+    for config in (model.config, model.config.get_text_config()):
+        config.pad_token_id = pad_token_id
 
 
 def identify(model: Any, spec: ModelSpec) -> BaseIdentity:

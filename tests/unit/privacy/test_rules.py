@@ -231,6 +231,23 @@ def test_a_lookup_is_exact(kind: type[nn.Embedding], padding: int | None) -> Non
     assert error(model, MicroBatch({"input_ids": ids}, batch().labels)) < 1e-5
 
 
+@pytest.mark.parametrize("kind", [Scaled, Offset])
+def test_a_poisoned_row_of_a_lookup_is_left_out(kind: type[nn.Embedding]) -> None:
+    torch.manual_seed(0)
+    model = Around(nn.Linear(WIDTH, WIDTH), kind(ROWS, WIDTH))
+    of = batch()
+    of.inputs["input_ids"][of.inputs["input_ids"] == 5] = 6
+    of.inputs["input_ids"][1, 0] = 5
+    with torch.no_grad():
+        model.words.weight[7 if kind is Offset else 5] = float("nan")
+        of.inputs["input_ids"][[0, 2, 3]] %= 4  # nobody else meets it
+    parameters = dict(model.named_parameters())
+    sums = models.zeros(parameters)
+    with ENGINE.recording(model, parameters, FlatClipper(0.5), "fp32") as session:
+        assert session.accumulate(of, sums).dropped == 1
+    assert models.flat(sums).isfinite().all()
+
+
 def test_a_norm_over_heads_is_exact() -> None:
     """Queries and keys are normalised head by head, (b t h d), in either order."""
 

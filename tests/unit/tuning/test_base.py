@@ -13,10 +13,13 @@ import pytest
 import torch
 
 from dpft import hub
+from dpft.engines import oracle
 from dpft.errors import HubError, ModelError, UsageError
 from dpft.spec import ModelSpec
 from dpft.tuning.base import identify, load_model, load_tokenizer, locate, tensors_sha256
+from tests import architectures
 from tests.hub_stand_in import COMMIT, hub_stand_in
+from tests.unit.export.workshop import change_json
 
 LABELS = ("negative", "neutral", "positive")
 
@@ -28,6 +31,39 @@ def test_labels_are_set_and_no_local_path_is_kept(tiny_model: Path) -> None:
     assert model.config._name_or_path == model.name_or_path == tiny_model.name
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("stated", [None, 5])
+def test_the_model_pads_as_its_tokenizer_does(stated: int | None, tmp_path: Path) -> None:
+    """A decoder finds a text's last token by what it takes for padding: a wrong id, and it reads padding."""
+    folder = architectures.checkpoint("llama", tmp_path / "llama")
+    change_json(folder / "config.json", pad_token_id=stated)
+    spec = ModelSpec(checkpoint=str(folder))
+    tokenizer = load_tokenizer(spec)
+    model = load_model(spec, LABELS, tokenizer.pad_token_id)
+    assert model.config.pad_token_id == tokenizer.pad_token_id == 0
+    batch = architectures.batch("llama")
+    with torch.no_grad():
+        together = model(**batch.inputs).logits
+        alone = torch.cat([model(**oracle.alone(batch, row)).logits for row in range(len(batch))])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_a_tokenizer_without_padding_pads_with_the_end_of_text(tmp_path: Path) -> None:
+    folder = architectures.checkpoint("gpt2", tmp_path / "gpt2")
+    change_json(folder / "tokenizer_config.json", pad_token=None)
+    tokenizer = load_tokenizer(ModelSpec(checkpoint=str(folder)))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == architectures.EOS
+    change_json(folder / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(ModelError, match="neither a padding nor an end-of-text token") as caught:
+        load_tokenizer(ModelSpec(checkpoint=str(folder)))
+    assert "tokenizer.pad_token" in caught.value.hint
+
+
+def test_padding_that_the_model_has_no_row_for_is_refused(tmp_path: Path) -> None:
+    spec = ModelSpec(checkpoint=str(architectures.checkpoint("gpt2", tmp_path / "gpt2")))
+    with pytest.raises(ModelError, match=r"pads with token 40, for which .* has no row"):
+        load_model(spec, LABELS, architectures.VOCABULARY)
 
 
 def test_a_head_of_another_size_is_replaced(tiny_model: Path, tmp_path: Path) -> None:
