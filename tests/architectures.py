@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dpft.engines import oracle
 from dpft.engines.base import MicroBatch
+from dpft.privacy.clipping import FlatClipper
 from dpft.spec import TuningSpec
 from dpft.tables import MODES
+from tests import models
 
-__all__ = ["ARCHITECTURES", "LABELS", "VOCABULARY", "batch", "build", "checkpoint", "config", "tuned"]
+__all__ = [
+    "ARCHITECTURES",
+    "LABELS",
+    "RELATIVE",
+    "VOCABULARY",
+    "batch",
+    "build",
+    "checkpoint",
+    "config",
+    "difference",
+    "error",
+    "tuned",
+]
 
+RELATIVE = 1e-4
 LABELS = 3
 VOCABULARY = 40
 PAD, UNKNOWN, EOS = 0, 2, 3
@@ -151,13 +167,14 @@ def tuned(name: str, mode: str, seed: int = 0, **changes: Any) -> tuple[Any, dic
 
 def checkpoint(name: str, folder: Path) -> Path:
     """A folder with a tiny ``name`` and a tokenizer of words ``w4`` … ``w39``, which ends each text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
 
     words = [f"w{number}" for number in range(VOCABULARY)]
     pad = int(ARCHITECTURES[name]["pad_token_id"])
     words[pad], words[UNKNOWN], words[EOS] = "<pad>", "<unk>", "</s>"
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A $B </s>", [("</s>", EOS)])
     PreTrainedTokenizerFast(
@@ -184,3 +201,22 @@ def batch(name: str, rows: int = 5, length: int = 9, seed: int = 0) -> MicroBatc
     if name in ("bert", "albert", "electra"):
         inputs["token_type_ids"] = mask * (torch.arange(length) >= 2)
     return MicroBatch(inputs, torch.randint(0, LABELS, (rows,), generator=generator))
+
+
+def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Relative, over all parameters together."""
+    return float((models.flat(found) - models.flat(expected)).norm() / models.flat(expected).norm())
+
+
+def error(
+    model: Any, parameters: dict[str, nn.Parameter], batch: MicroBatch, session: Callable[..., Any]
+) -> float:
+    """The largest relative difference from the oracle, over norms and the clipped sum."""
+    gradients = oracle.per_example_gradients(model, parameters, batch)
+    _, norms = oracle.clipped_sum(gradients, 1.0)
+    clipper = FlatClipper(float(norms.median()))
+    sums = models.zeros(parameters)
+    with session(model, parameters, clipper, "fp32") as opened:
+        report = opened.accumulate(batch, sums)
+    worst = float(((report.norms - norms).abs() / norms).max())
+    return max(worst, difference(sums, oracle.clipped_sum(gradients, clipper)[0]))
