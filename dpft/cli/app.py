@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from dpft import __version__
-from dpft.cli import audit, budget, env, export, prepare, train
+from dpft.cli import audit, budget, doctor, env, export, prepare, train
 from dpft.cli import eval as evaluation
 from dpft.cli import list as listing
 from dpft.errors import DpftError, InterruptedRunError, UsageError
@@ -53,6 +53,7 @@ app.command("list", epilog=listing.EXAMPLE)(listing.list_runs)
 app.command("export", epilog=export.EXAMPLE)(export.export)
 app.command("budget", epilog=budget.EXAMPLE)(budget.budget)
 app.command("audit", epilog=audit.EXAMPLE)(audit.audit)
+app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.command("env", epilog=env.EXAMPLE)(env.env)
 
 

@@ -118,7 +118,6 @@ class HookedSession:
         finally:
             self._magnitudes.remove()
             self._library.detach(self._model)
-            self._forget_gradients()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -138,16 +137,18 @@ class HookedSession:
         Raises:
             PrivacyError: a parameter got a gradient that the library has no norm of.
         """
-        if self._norms_only:
-            try:
-                return self._by_norms(batch, sums)
-            except self._library.sharing_error:
-                self._forget_gradients()
-                self._library.detach(self._model)
-                self._norms_only = False
-                self._library.attach(self._model, norms_only=False)
-        pieces = torch.split(torch.arange(len(batch)), self._rows_at_once)
-        return _together([self._by_instances(_rows(batch, piece), sums) for piece in pieces])
+        try:
+            if self._norms_only:
+                try:
+                    return self._by_norms(batch, sums)
+                except self._library.sharing_error:
+                    self._library.detach(self._model)
+                    self._norms_only = False
+                    self._library.attach(self._model, norms_only=False)
+            pieces = torch.split(torch.arange(len(batch)), self._rows_at_once)
+            return _together([self._by_instances(_rows(batch, piece), sums) for piece in pieces])
+        finally:
+            self._forget_gradients()  # of all examples together: nothing but the clipped sum may be used
 
     def _by_norms(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
         """Norms in a first backward pass, the weighted sum in a second."""

@@ -88,6 +88,14 @@ class Tape:
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
 
+    @property
+    def rules(self) -> dict[str, str]:
+        """The rule that records each parameter, by the parameter's name."""
+        known = {id(RULES.get(name)): name for name in RULES}
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        found = {names[id(p)]: known[id(rule)] for _, _, rule, wanted in self._sites for p in wanted.values()}
+        return {name: found[name] for name in self.parameters}
+
     @contextmanager
     def recording(self, batch_size: int) -> Iterator[None]:
         """Record the forward and backward pass of one micro-batch of ``batch_size`` examples."""

@@ -155,6 +155,19 @@ class Registry:
             with self.transaction() as index:
                 return index.records()
 
+    def damage(self) -> str | None:
+        """Why the index would have to be rebuilt; None where it can be read. Mends nothing.
+
+        Raises:
+            StoreError: the index was written by a newer dpft, or may not be read.
+        """
+        try:
+            for document in (self._read() or {}).get(_TABLE, {}).values():
+                self._parse(document)
+        except _DamagedIndexError as damage:
+            return str(damage)
+        return None
+
     @contextmanager
     def transaction(self) -> Iterator[Index]:
         """Hold the lock around a read-modify-write. Keep it short; never train inside.
@@ -182,9 +195,10 @@ class Registry:
 
         Raises:
             LockedError: another process holds the lock for longer than the time-out.
-            StoreError: the index cannot be written.
+            StoreError: the index cannot be written, or was written by a newer dpft.
         """
         with self._locked():
+            self.damage()
             return self._rebuild("")
 
     def _read(self) -> dict[str, dict[str, Any]] | None:

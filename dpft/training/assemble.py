@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from dpft.training.observer import Observer
 from dpft.tuning.base import BaseIdentity, identify, load_model, load_tokenizer, locate
 from dpft.tuning.mode import Mode
 
-__all__ = ["Assembled", "assemble", "prepare_dataset"]
+__all__ = ["Assembled", "Tuned", "assemble", "prepare_dataset", "tuned_model"]
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,28 @@ def assemble(spec: RunSpec, observer: Observer) -> Assembled:
     observer.working(f"preparing {spec.data.dataset}")
     data = prepare_dataset(spec.data.dataset, spec.data.data_dir, spec.model, spec.data.max_length, tokenizer)
     observer.working(f"loading {spec.model.checkpoint}")
+    tuned = tuned_model(spec, data.task.labels, tokenizer)
+    return Assembled(data.task, data, tuned.model, tokenizer, mode, tuned.base, tuned.parameters)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A model in its mode, in eval mode (dropout off) but for LoRA's own dropout."""
+
+    model: Any
+    base: BaseIdentity
+    parameters: dict[str, nn.Parameter]
+
+
+def tuned_model(spec: RunSpec, labels: Sequence[str], tokenizer: Any) -> Tuned:
+    """Load the base model as a classifier of ``labels``, and mark what trains.
+
+    Raises:
+        DpftError: of the kind that says what cannot be loaded, and why.
+    """
+    mode: Mode = MODES.get(spec.tuning.mode)
     torch.manual_seed(spec.optimisation.seed)  # of the new head and adapters; noise and samples never use it
-    base = load_model(spec.model, data.task.labels, tokenizer.pad_token_id)
+    base = load_model(spec.model, labels, tokenizer.pad_token_id)
     _check_lengths(base, spec)
     identity = identify(base, spec.model)
     model = mode.apply(base, spec.tuning).eval()
@@ -90,8 +111,7 @@ def assemble(spec: RunSpec, observer: Observer) -> Assembled:
         for name, module in model.named_modules():
             if ".lora_dropout." in name:
                 module.train()
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return Assembled(data.task, data, model, tokenizer, mode, identity, parameters)
+    return Tuned(model, identity, {name: p for name, p in model.named_parameters() if p.requires_grad})
 
 
 def _check_lengths(model: Any, spec: RunSpec) -> None:

@@ -129,11 +129,11 @@ def test_what_a_user_typed_cannot_drive_the_terminal(dpft: Command) -> None:
 def test_help_lists_the_commands(dpft: Command, arguments: list[str]) -> None:
     outcome = dpft(*arguments)
     assert (outcome.code, outcome.err) == (0, "")
-    for command in ("prepare", "train", "eval", "list", "export", "env"):
+    for command in ("prepare", "train", "eval", "list", "export", "doctor", "env"):
         assert f" {command} " in outcome.out
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "eval", "list", "export", "env"])
+@pytest.mark.parametrize("command", ["prepare", "train", "eval", "list", "export", "doctor", "env"])
 def test_every_command_has_an_example_and_takes_json(dpft: Command, command: str) -> None:
     outcome = dpft(command, "--help")
     assert outcome.code == 0

@@ -168,6 +168,17 @@ def test_a_failure_of_the_library_is_told_by_its_engine(engine: str, monkeypatch
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_released_gradients_outlive_the_session(engine: str) -> None:
+    """What a step sets for the optimizer is not the session's to take away."""
+    model, parameters = models.tuned("lora")
+    with engine_for(engine).session(model, parameters, FlatClipper(1.0), "fp32") as session:
+        session.accumulate(models.batch(), models.zeros(parameters))
+        for parameter in parameters.values():
+            parameter.grad = torch.ones_like(parameter)
+    assert all(parameter.grad is not None for parameter in parameters.values())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_the_preflight_passes(engine: str) -> None:
     model, parameters = models.tuned("full")
     batch = synthetic_batch(model, token_types=True, labels=3, pad_token_id=0)
