@@ -52,6 +52,27 @@ ONE_BY_ONE = {
 }
 """What goes through the model one example at a time."""
 
+TITLES = {
+    "bert": "BERT",
+    "roberta": "RoBERTa",
+    "distilbert": "DistilBERT",
+    "albert": "ALBERT",
+    "electra": "ELECTRA",
+    "mpnet": "MPNet",
+    "deberta-v2": "DeBERTa-v2, v3",
+    "modernbert": "ModernBERT",
+    "gpt2": "GPT-2",
+    "opt": "OPT",
+    "gpt_neox": "GPT-NeoX, Pythia",
+    "llama": "Llama",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "gemma": "Gemma",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3 (text)",
+    "t5": "T5 (encoder and decoder)",
+}
+
 CASES = [(name, mode) for name in ARCHITECTURES for mode in MODES.names() if (name, mode) not in REFUSED]
 
 
@@ -214,19 +235,48 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
+EXPORTS = [
+    ("full", "merged"),
+    ("lora", "peft"),
+    ("lora", "merged"),
+    ("ia3", "merged"),
+    ("prefix", "peft"),
+    ("soft-prompt+lora", "peft"),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "format_name"),
-    [("lora", "peft"), ("lora", "merged"), ("ia3", "merged"), ("full", "merged"), ("soft-prompt", "peft")],
+    ("name", "mode", "format_name"),
+    [(name, mode, form) for name in ARCHITECTURES for mode, form in EXPORTS if (name, mode) not in REFUSED],
 )
-@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_what_is_trained_is_saved_restored_and_exported(
     name: str, mode: str, format_name: str, folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Every export is loaded afresh and its logits compared: with those of the model that was saved."""
-    if (name, mode) in REFUSED:
-        pytest.skip("refused: see REFUSED")
-    spec = workshop.make_spec(folders(name), mode, dataset="sst2")
-    made = workshop.make_run(tmp_path / "home", spec)
+    """Every export is loaded afresh and its logits compared with the run's."""
+    made = workshop.make_run(tmp_path / "home", workshop.make_spec(folders(name), mode, dataset="sst2"))
     report = made.export(tmp_path / "export", format_name)
-    assert report.max_logit_difference <= 1e-5 * max(1.0, 10 * (format_name == "merged"))
+    assert report.max_logit_difference <= (1e-4 if format_name == "merged" and mode != "full" else 1e-5)
+
+
+# -- what the README says
+
+
+def test_the_readmes_table_is_what_ran() -> None:
+    """`python -m tests.contract.test_architectures` prints it."""
+    assert table() in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def table() -> str:
+    """Architectures × modes in Markdown, from the tables above."""
+    modes = MODES.names()
+    lines = [f"| | {' | '.join(f'`{mode}`' for mode in modes)} |", "|---" * (len(modes) + 1) + "|"]
+    how = dict.fromkeys(REFUSED, "–") | dict.fromkeys(ONE_BY_ONE, "slow")
+    for name in ARCHITECTURES:
+        cells = [how.get((name, mode), "✓") for mode in modes]
+        lines.append(f"| {TITLES[name]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
