@@ -16,13 +16,12 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from dpft.engines.base import MicroBatch, PieceReport, example_losses
+from dpft.engines.magnitudes import Magnitudes
 from dpft.errors import PrivacyError, UnsupportedLayerError, UsageError
 from dpft.privacy.clipping import Clipper
 from dpft.privacy.gradients import DenseGradient, Norms
@@ -97,7 +96,7 @@ class HookedSession:
         self._norms_only = precision == "fp32" and len(clipper.groups(parameters)) == 1
         size = 4 * sum(p.numel() for p in parameters.values())
         self._rows_at_once = max(1, _INSTANCE_BYTES // max(1, size))
-        self._magnitudes = _Magnitudes(model, parameters)
+        self._magnitudes = Magnitudes(model, parameters)
         self._refuse_what_is_not_handled()
 
     def _refuse_what_is_not_handled(self) -> None:
@@ -113,7 +112,11 @@ class HookedSession:
     def attached(self) -> Iterator[HookedSession]:
         """Hooks on, and off again."""
         try:
-            self._library.attach(self._model, norms_only=self._norms_only)
+            self._magnitudes.attach()
+            try:
+                self._library.attach(self._model, norms_only=self._norms_only)
+            except _FAILURES as error:
+                raise self._refusal(error) from error
             yield self
         finally:
             self._magnitudes.remove()
@@ -201,16 +204,18 @@ class HookedSession:
             except _FAILURES as error:
                 if self._norms_only and isinstance(error, self._library.sharing_error):
                     raise
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise UnsupportedLayerError(
-                    f"engine {self._library.name!r} fails on this model: {reason}",
-                    hint="choose --engine dpft",
-                ) from error
+                raise self._refusal(error) from error
         if not losses.requires_grad:
             raise PrivacyError(
                 "the model's output depends on no trainable parameter", hint="choose another --finetune-mode"
             )
         return losses, self._take(len(batch))
+
+    def _refusal(self, error: Exception) -> UnsupportedLayerError:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return UnsupportedLayerError(
+            f"engine {self._library.name!r} fails on this model: {reason}", hint="choose --engine dpft"
+        )
 
     def _take(self, rows: int) -> dict[str, Tensor]:
         taken = {name: self._library.take(parameter) for name, parameter in self._parameters.items()}
@@ -263,78 +268,6 @@ def hooked_session(
         yield session
 
 
-class _Magnitudes:
-    """Our own hooks beside the library's: rows kept apart, and norms without cancellation between tokens.
-
-    The libraries record a module only in training mode, and expect its input to have one row per example;
-    position ids and prompts often have one row for all. So, while recording, modules that hold a trainable
-    parameter are in training mode (they hold no dropout; the preflight would tell) and get expanded input.
-    """
-
-    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
-        wanted = {id(parameter) for parameter in parameters.values()}
-        self.owners = {
-            f"{module_name}.{local}".lstrip("."): module
-            for module_name, module in model.named_modules()
-            for local, parameter in module.named_parameters(recurse=False)
-            if id(parameter) in wanted
-        }
-        self._modules = list(dict.fromkeys(self.owners.values()))
-        self._batch: int | None = None
-        self._sums: dict[int, Tensor] = {}
-        self._handles: list[RemovableHandle] = []
-        for module in self._modules:
-            self._handles.append(module.register_forward_pre_hook(self._expand))
-            self._handles.append(module.register_forward_hook(self._watch))
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    @contextmanager
-    def recording(self, batch_size: int) -> Iterator[None]:
-        asleep = [module for module in self._modules if not module.training]
-        self._batch, self._sums = batch_size, {}
-        for module in asleep:
-            module.training = True
-        try:
-            yield
-        finally:
-            self._batch = None
-            for module in asleep:
-                module.training = False
-
-    def norms(self, parameter: nn.Parameter, square: Tensor) -> Norms:
-        """``square`` beside the squared norm without cancellation, where that is known to be larger."""
-        magnitude = self._sums.get(id(parameter))
-        return Norms(square, square if magnitude is None else torch.maximum(square, magnitude.square()))
-
-    def _expand(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self._batch is None or not args or not isinstance(args[0], Tensor):
-            return None
-        value = args[0]
-        if value.dim() >= 2 and value.shape[0] == 1:
-            value = value.expand(self._batch, *value.shape[1:])
-        # Opacus views the ids of an embedding as one row: they must lie in memory as such.
-        return (value if value.is_floating_point() else value.contiguous(), *args[1:])
-
-    def _watch(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        weight = getattr(module, "weight", None)
-        if self._batch is None or not isinstance(weight, nn.Parameter) or weight.dim() != 2:
-            return
-        if not args or not isinstance(output, Tensor) or not output.requires_grad:
-            return
-        # Σ_t ‖a_t‖ ‖g_t‖; a row of an embedding table is read as it is, ‖a_t‖ = 1.
-        inputs = None if isinstance(module, nn.Embedding) else _token_norms(args[0].detach())
-
-        def add(gradient: Tensor) -> None:
-            norms = _token_norms(gradient)
-            product = (norms if inputs is None else norms * inputs).flatten(1).sum(1)
-            self._sums[id(weight)] = self._sums.get(id(weight), 0) + product
-
-        output.register_hook(add)  # type: ignore[no-untyped-call]
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without PyTorch's warnings of input gradients that a hook may not see; output gradients are used."""
@@ -342,12 +275,6 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
         warnings.filterwarnings("ignore", "Using a non-full backward hook", FutureWarning)
         yield
-
-
-def _token_norms(value: Tensor) -> Tensor:
-    """L2 norms over the last axis, float64, at least (b, 1)."""
-    norms: Tensor = torch.linalg.vector_norm(value, dim=-1, dtype=torch.float64)
-    return norms if norms.dim() > 1 else norms[:, None]
 
 
 def _total(norms: Mapping[str, Norms]) -> Tensor:

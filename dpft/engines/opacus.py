@@ -46,10 +46,15 @@ class _Opacus(Library):
         self._attribute = "_norm_sample" if norms_only else "grad_sample"
 
     def detach(self, model: nn.Module) -> None:
-        """Hooks off; attributes off parameters and modules."""
+        """Hooks off; attributes off parameters and modules, also of hooks that were only half on."""
         if self._hooks is not None:
             self._hooks.cleanup()
             self._hooks = None
+        for handle in model.__dict__.pop("autograd_grad_sample_hooks", ()):
+            handle.remove()
+        for parameter in model.parameters():
+            for attribute in ("grad_sample", "_forward_counter"):
+                parameter.__dict__.pop(attribute, None)
         for module in model.modules():
             for attribute in ("activations", "max_batch_len"):
                 module.__dict__.pop(attribute, None)

@@ -11,6 +11,7 @@ from torch import nn
 
 from dpft.engines import hooked, oracle
 from dpft.engines.base import MicroBatch
+from dpft.engines.magnitudes import Magnitudes
 from dpft.errors import PrivacyError, UnsupportedLayerError
 from dpft.privacy.clipping import FlatClipper, PerLayerClipper
 from dpft.training.preflight import check_engine, synthetic_batch
@@ -90,7 +91,7 @@ def test_whole_gradients_are_taken_a_few_examples_at_a_time(
 @pytest.mark.parametrize("engine", ENGINES)
 def test_planted_positions_of_batch_one_are_refused(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 8: without our expansion, the position table's gradient is of the batch, not of an example."""
-    monkeypatch.setattr(hooked._Magnitudes, "_expand", lambda *arguments: None)
+    monkeypatch.setattr(Magnitudes, "_expand", lambda *arguments: None)
     model, parameters = models.tuned("full")
     with (
         engine_for(engine).session(model, parameters, FlatClipper(1.0), "fp32") as session,
@@ -165,6 +166,43 @@ def test_a_failure_of_the_library_is_told_by_its_engine(engine: str, monkeypatch
         with pytest.raises(UnsupportedLayerError, match=f"engine '{engine}' fails .*: shapes do not fit$"):
             session.accumulate(models.batch(), models.zeros(parameters))
     assert [module.training for module in model.modules()] == before
+
+
+class Buffered(nn.Module):
+    """Holds a parameter and a buffer, as Gemma's embeddings do: Opacus cannot do it, and says so half-way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(11, 3)
+        self.scale = Scale()
+
+    def forward(self, input_ids: torch.Tensor) -> Output:
+        return Output(self.scale(self.words(input_ids)).mean(1))
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("factor", torch.tensor(2.0))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden * self.weight * self.factor
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_fails_half_way_leaves_nothing(engine: str) -> None:
+    model = Buffered()
+    parameters = dict(model.named_parameters())
+    names = [sorted(vars(module)) for module in model.modules()]
+    with (
+        pytest.raises(UnsupportedLayerError, match=f"engine '{engine}'"),
+        engine_for(engine).session(model, parameters, FlatClipper(1.0), "fp32"),
+    ):
+        pass
+    assert [sorted(vars(module)) for module in model.modules()] == names
+    assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
+    assert not any(vars(parameter) for parameter in parameters.values())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
