@@ -180,12 +180,17 @@ class DenseGradient:
 
     def norms(self) -> Norms:
         """Directly; the very values that are summed later, so nothing can cancel in between."""
-        square = _norm(self.values.reshape(self.batch_size, -1), 1).square()
+        square = _norm(self._rows, 1).square()
         return Norms(square, square)
 
     def accumulate(self, factors: Tensor, into: Tensor) -> None:
         """One vector-matrix product."""
-        into.add_((factors @ self.values.reshape(self.batch_size, -1)).view_as(into))
+        into.add_((factors @ self._rows).view_as(into))
+
+    @property
+    def _rows(self) -> Tensor:
+        """One row per example, also of a single number, and of no example."""
+        return self.values.flatten(1) if self.values.dim() > 1 else self.values[:, None]
 
     def select(self, keep: Tensor) -> DenseGradient:
         """Only the examples in ``keep``."""

@@ -306,3 +306,16 @@ def test_a_poisoned_first_example_does_not_make_the_session_slow() -> None:
     with ENGINE.session(model, parameters, FlatClipper(0.5), "fp32") as session:
         assert session.accumulate(of, models.zeros(parameters)).dropped >= 1
         assert session.notes == ()
+
+
+def test_a_micro_batch_of_nothing_but_poison_contributes_nothing() -> None:
+    torch.manual_seed(0)
+    model = Around(Gate())  # with a parameter that is a single number
+    model.words.weight.data[5] = float("nan")
+    of = batch()
+    of.inputs["input_ids"][:, 0] = 5
+    parameters = dict(model.named_parameters())
+    sums = models.zeros(parameters)
+    with ENGINE.recording(model, parameters, FlatClipper(0.5), "fp32") as session:
+        assert session.accumulate(of, sums).dropped == 4
+    assert not models.flat(sums).any()
