@@ -135,6 +135,9 @@ def check_non_finite(bench: Bench) -> Check:
             sums = bench.zeros()
             dropped.append(session.accumulate(subject.batch(rows, gain=gains), sums).dropped)
             worst = max(worst, distance(sums, without) / bench.claim.sensitivity)
+            alone = bench.zeros()  # nothing finite is left of this micro-batch
+            dropped.append(session.accumulate(subject.batch(rows[2:3], gain=poison), alone).dropped)
+            worst = max(worst, norm(alone) / bench.claim.sensitivity)
     failed = not worst <= _SAME or set(dropped) != {1}
     return Check(
         "non-finite example",

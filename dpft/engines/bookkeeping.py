@@ -48,6 +48,8 @@ class BookkeepingSession:
         factors = self._factors(norms)
         finite = torch.isfinite(total) & torch.isfinite(losses)
         keep = None if bool(finite.all()) else finite.nonzero().flatten()
+        if keep is not None and not len(keep):
+            return PieceReport(losses.detach(), total, len(batch))
         for name, gradient in gradients.items():
             # Zero times infinity is not zero: what is not finite must not enter the product at all.
             kept = gradient if keep is None else gradient.select(keep)

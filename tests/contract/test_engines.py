@@ -118,6 +118,21 @@ def test_a_poisoned_example_is_as_if_absent(engine: str, mode: str, clipper: Cli
     torch.testing.assert_close(models.flat(sums), models.flat(reference), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("engine", ENGINES.names())
+@pytest.mark.parametrize("mode", ["full", "lora", "ia3"])
+def test_a_micro_batch_of_nothing_but_poison_contributes_nothing(engine: str, mode: str) -> None:
+    chosen = engine_for(engine, mode)
+    model, parameters = models.tuned(mode)
+    model.get_input_embeddings().weight.data[5] = float("nan")
+    rows = models.rows_of(models.batch(), [3, 4])
+    rows.inputs["input_ids"][:, 0] = 5
+    sums = models.zeros(parameters)
+    with chosen.session(model, parameters, FlatClipper(0.5), "fp32") as session:
+        reports = [session.accumulate(models.rows_of(rows, kept), sums) for kept in ([0, 1], [1])]
+    assert [report.dropped for report in reports] == [2, 1]
+    assert not models.flat(sums).any()
+
+
 def test_planted_factor_zero_instead_of_absence_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 4: a poisoned example that is multiplied by zero instead of left out poisons the sum."""
     model, parameters = models.tuned("lora")
