@@ -30,6 +30,7 @@ __all__ = ["TWO_PASS_MARGIN", "HookedSession", "Library", "hooked_session"]
 
 TWO_PASS_MARGIN = 4e-6  # the second pass was seen to differ from the first by up to 4e-7, relative
 _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
+_KIND_OF_HOOKS = "_is_full_backward_hook"
 _INSTANCE_BYTES = 512 << 20  # what per-example gradients may take at once
 
 
@@ -111,6 +112,8 @@ class HookedSession:
     @contextmanager
     def attached(self) -> Iterator[HookedSession]:
         """Hooks on, and off again."""
+        # PyTorch marks a module by the kind of its backward hooks, and keeps the mark when they are gone.
+        marks = [(module, vars(module).get(_KIND_OF_HOOKS)) for module in self._model.modules()]
         try:
             self._magnitudes.attach()
             try:
@@ -121,6 +124,8 @@ class HookedSession:
         finally:
             self._magnitudes.remove()
             self._library.detach(self._model)
+            for module, mark in marks:
+                vars(module)[_KIND_OF_HOOKS] = mark
 
     @property
     def notes(self) -> tuple[str, ...]:

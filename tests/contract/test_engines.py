@@ -54,7 +54,8 @@ def left_on(model: Any) -> list[Any]:
     """Hooks, attributes and training flags of every module, attributes of every parameter."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     modules = [
-        ({kind: len(vars(m)[kind]) for kind in kinds}, sorted(vars(m)), m.training) for m in model.modules()
+        ({kind: len(vars(m)[kind]) for kind in kinds}, sorted(vars(m)), m.training, m._is_full_backward_hook)
+        for m in model.modules()
     ]
     return [modules, [sorted(vars(p)) for p in model.parameters()]]
 
