@@ -219,7 +219,7 @@ class Ledger:
         ensure_directory(self._folder)
         lock = FileLock(self._folder / f"{fingerprint}.lock", timeout=self._timeout, mode=0o600)
         try:
-            lock.acquire()
+            lock.acquire(poll_interval=0.01)
         except Timeout as error:
             raise LockedError(
                 f"another process holds the ledger of dataset {fingerprint[:8]}",
