@@ -82,3 +82,62 @@ def test_nothing_is_lost_and_nothing_double(home: Path, record_property: Any) ->
         ((*entries, *unasked), notes, "unasked"),
     ):
         assert {fault.partition(":")[0] for fault in faults(planted, told, kills)} == {kind}
+
+
+RACER = """
+import sys, time
+from dpft.errors import PrivacyError
+from dpft.runs.ledger import Ledger
+from dpft.training.composition import composed_epsilon
+from dpft.accounting.event import MechanismEvent
+
+EVENT = {"sample_rate": 0.1, "noise_multiplier": 1.0, "steps": 50, "adjacency": "add-or-remove-one"}
+
+def admit(entries):
+    if not composed_epsilon(entries, 1e-5, MechanismEvent(**EVENT)) <= CAP:
+        raise PrivacyError("the cap would be passed")
+    time.sleep(0.2)
+
+def careless(entries):
+    pass
+
+CAP = 1.2 * composed_epsilon((), 1e-5, MechanismEvent(**EVENT))
+ledger = Ledger()
+print("ready", flush=True)
+sys.stdin.readline()
+if sys.argv[1] == "careless":
+    admit(ledger.entries("ab" * 32))
+try:
+    ledger.charge(
+        fingerprint="ab" * 32, run_id=sys.argv[2], name="", dataset="", source="", mode="", event=EVENT,
+        delta=1e-5, admit=admit if sys.argv[1] == "right" else careless,
+    )
+except PrivacyError as error:
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize(("how", "admitted"), [("right", 1), ("careless", 3)])
+def test_processes_at_once_against_a_cap_that_one_fits(home: Path, how: str, admitted: int) -> None:
+    """Asked under the lock, the cap admits one of three; asked before it (the planted bug), all three."""
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, how, f"{number:016x}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    codes = [racer.wait(timeout=120) for racer in racers]
+    for racer in racers:
+        racer.communicate()
+    assert sorted(codes) == [0] * admitted + [4] * (3 - admitted)
+    assert len(Ledger().entries(FINGERPRINT)) == admitted
