@@ -10,14 +10,17 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from dpft.cli.render import new_table, panel, plainly, stdout
-from dpft.cli.wording import NONE, age, privacy
+from dpft.cli.wording import NONE, age, one_line, privacy
 from dpft.runs.statement import round_up_epsilon
 
 if TYPE_CHECKING:
+    from dpft.runs.ledger import Entry
     from dpft.training.budget import Budget, RunCost
 
 __all__ = ["budgets"]
 
+_NUMBERS = ("q", "σ", "steps", "ε", "age")
+_LESS_IMPORTANT = ("age", "q", "mode", "σ", "run")  # columns that are left out where there is no room
 _FATES = {
     "running": "it is running",
     "crashed": "its process died",
@@ -32,7 +35,7 @@ def budgets(found: Sequence[Budget], *, with_runs: bool) -> None:
         console.print(Text("no dataset was charged yet: begin with 'dpft train -d demo'", "dim"))
         return
     for one in found:
-        title = Text.assemble((", ".join(one.names), "bold"), f" · dataset {one.fingerprint[:16]}")
+        title = Text.assemble((one_line(", ".join(one.names)), "bold"), f" · dataset {one.fingerprint[:16]}")
         panel(console, title, _facts(one))
         if with_runs:
             _runs(one)
@@ -69,24 +72,35 @@ def _still_charged(run: RunCost) -> str:
 
 
 def _runs(one: Budget) -> None:
-    table = new_table("run", "name", "mode", ">q", ">σ", ">steps", ">ε", "state", ">age")
-    now = datetime.now(UTC)
-    for run in one.runs:
-        for entry in run.entries:
-            event = entry.event or {}
-            cost = NONE if run.epsilon is None else round_up_epsilon(run.epsilon)
-            table.add_row(
-                Text(run.run_id[:8], "cyan"),
-                Text(entry.name, "bold"),
-                entry.mode,
-                f"{event['sample_rate']:.4g}" if event else NONE,
-                f"{event['noise_multiplier']:.4g}" if event else NONE,
-                _steps(entry.steps, event.get("steps")),
-                cost if entry is run.entries[-1] else "",
-                run.state if run.protected else f"{run.state}, unprotected",
-                Text(age(entry.time, now), "dim"),
-            )
-    plainly(stdout(), table)
+    """A line for each charge, with as many columns as fit."""
+    console, now = stdout(), datetime.now(UTC)
+    lines = [_line(run, entry, now) for run in one.runs for entry in run.entries]
+    widths = {head: 1 + max(len(head), *(line[head].cell_len for line in lines)) for head in lines[0]}
+    for head in _LESS_IMPORTANT:
+        if sum(widths.values()) > console.width + 1:
+            del widths[head]
+    table = new_table(*(f">{head}" if head in _NUMBERS else head for head in widths), gap=1)
+    for line in lines:
+        table.add_row(*(line[head] for head in widths))
+    plainly(console, table)
+
+
+def _line(run: RunCost, entry: Entry, now: datetime) -> dict[str, Text]:
+    event = entry.event or {}
+    last = entry is run.entries[-1]  # of a run's several charges, it says what they cost together
+    state = run.state if run.state != "settled" or run.protected else "unprotected"
+    cells: dict[str, str | Text] = {
+        "run": Text(run.run_id[:8], "cyan"),
+        "name": Text(one_line(entry.name), "bold"),
+        "mode": entry.mode,
+        "q": f"{event['sample_rate']:.4g}" if event else NONE,
+        "σ": f"{event['noise_multiplier']:.4g}" if event else NONE,
+        "steps": _steps(entry.steps, event.get("steps")),
+        "ε": (NONE if run.epsilon is None else round_up_epsilon(run.epsilon)) if last else "",
+        "state": state if last else "",
+        "age": Text(age(entry.time, now), "dim"),
+    }
+    return {head: cell if isinstance(cell, Text) else Text(cell) for head, cell in cells.items()}
 
 
 def _steps(steps: int | None, planned: int | None) -> str:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from dpft.accounting.event import MechanismEvent
 from dpft.accounting.pld import PLD
 from dpft.accounting.rdp import RDP
+from dpft.cli.app import main
+from dpft.cli.wording import ledger_effect
 from dpft.runs.ledger import Charge, Ledger
+from dpft.training.observer import LedgerEffect
 
 from .conftest import Command
 
@@ -91,6 +98,27 @@ def test_it_is_told_in_words(dpft: Command, charge: Make) -> None:
     assert "10 of 40" in dpft("budget", "sst2").out
 
 
+@pytest.mark.parametrize("width", [50, 80, 140])
+def test_it_fits_every_terminal(charge: Make, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    charge(1).settle(10)
+    charge(2, mode="soft-prompt+lora", name="a-rather-long-name")
+    charge(3, event=None, delta=None).settle(4)
+    assert main(["budget", "sst2"]) == 0
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).splitlines()
+    assert max(cell_len(line) for line in lines) <= min(width, 100)
+    assert "…" not in stream.getvalue()
+    assert sum("unprotected" in line for line in lines) == 2
+
+
 def test_a_dataset_that_no_epsilon_covers_has_none(dpft: Command, charge: Make) -> None:
     charge(1, event=None, delta=None).settle(5)
     (found,) = dpft("budget", "--json").json["datasets"]
@@ -144,6 +172,21 @@ def test_a_damaged_ledger_and_a_lost_key_are_refused(dpft: Command, charge: Make
     lost = dpft("budget")
     assert lost.code == 4
     assert "secret.key is gone" in lost.err
+
+
+def test_a_plans_effect_in_words() -> None:
+    effect = LedgerEffect(runs=2, unprotected_runs=1, delta=1e-5, before=1.00001, after=2.00001)
+    assert ledger_effect(effect, private=True).plain == (
+        "2 runs on this data so far: ε ≤ 1.0001 (1 without protection); "
+        "with this one ε ≤ 2.0001 at δ ≤ 1.00e-05"
+    )
+    first = LedgerEffect(runs=0, unprotected_runs=0, delta=1e-5, before=0.0, after=2.0)
+    assert ledger_effect(first, private=True).plain == (
+        "no run on this data so far; with this one ε ≤ 2.0000 at δ ≤ 1.00e-05"
+    )
+    endless = replace(effect, after=None)
+    assert "with this one no finite ε" in ledger_effect(endless, private=True).plain
+    assert "recorded as unprotected" in ledger_effect(replace(effect, delta=None), private=False).plain
 
 
 def test_it_imports_no_machine_learning_library(charge: Make) -> None:
