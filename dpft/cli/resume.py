@@ -55,7 +55,7 @@ def _check(given: Given, spec: RunSpec) -> None:
         stored = getattr(getattr(spec, part), field)
         if _as_stored(name, value) != stored:
             raise UsageError(
-                f"{option_name(name)} is {value}{_source(name, given)}, but the run was begun with {stored}",
+                f"{_said(name, value)}{_source(name, given)}, but the run was begun {_begun(name, stored)}",
                 hint="a resumed run keeps all that decides its result: leave the option out, or train anew",
             )
 
@@ -64,6 +64,18 @@ def _as_stored(name: str, value: Any) -> Any:
     if name == "data_dir":
         return str(Path(value).expanduser().absolute())
     return model_spec(value).checkpoint if name == "model_checkpoint" else value
+
+
+def _said(name: str, value: Any) -> str:
+    if name == "enable_dp":
+        return "--enable-dp is given" if value else "--no-dp is given"
+    return f"{option_name(name)} is {value}"
+
+
+def _begun(name: str, stored: Any) -> str:
+    if name == "enable_dp":
+        return "with privacy" if stored else "without it"
+    return "without" if stored is None else f"with {stored}"
 
 
 def _source(name: str, given: Given) -> str:
