@@ -99,6 +99,7 @@ def fit(
     hardware: HardwareSpec,
     report: Callable[[StepReport], None],
     learner: Learner | None = None,
+    keep: Callable[[StepReport], None] = lambda report: None,
 ) -> None:
     """Take every planned step that is not taken yet.
 
@@ -112,6 +113,7 @@ def fit(
         hardware: the token budget of micro-batches.
         report: told after every step.
         learner: optimizer and schedule, where steps were taken before; None to begin.
+        keep: told before that, while no signal is let through: what it does belongs to the step.
 
     Raises:
         PrivacyError: a step that could not be released; or plan and learner that disagree on how many were
@@ -149,14 +151,14 @@ def fit(
         with signals:
             draw = step(work.plan, work.parameters, pieces, accumulate)
             learner.step()
-        report(
-            StepReport(
+            done = StepReport(
                 step=index + 1,
                 epoch_ended=epoch_ended(work.plan, index + 1),
                 seconds=time.monotonic() - began,
                 private_details=_details(len(draw.indices), reports),
             )
-        )
+            keep(done)
+        report(done)
 
 
 def _details(batch_size: int, reports: list[PieceReport]) -> dict[str, Any]:

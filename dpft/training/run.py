@@ -252,12 +252,13 @@ class _Run:
                 self.keeper.begin()
             if self.plan.steps_taken and epoch_ended(self.plan, self.plan.steps_taken):
                 self._score(self.plan.steps_taken)  # what the process before may not have come to
-            fit(work, self.spec.optimisation, self.spec.hardware, self._report, self.learner)
+            fit(work, self.spec.optimisation, self.spec.hardware, self._report, self.learner, self._keep)
+
+    def _keep(self, report: StepReport) -> None:
+        self.active.append_local_only({"step": report.step, **report.private_details})
+        self.keeper.after_step()
 
     def _report(self, report: StepReport) -> None:
-        with Deferred():
-            self.active.append_local_only({"step": report.step, **report.private_details})
-            self.keeper.after_step()
         metrics = self._score(report.step) if report.epoch_ended else {}
         epsilon = self.epsilon.after(report.step)
         self.observer.progressed(

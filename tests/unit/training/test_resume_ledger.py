@@ -1,4 +1,4 @@
-"""What a run that died and went on has cost: never less than was released, and no more if nothing was lost."""
+"""What a run that died and went on has cost: never less than was released, nor more if nothing was lost."""
 
 from __future__ import annotations
 
