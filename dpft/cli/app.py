@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from dpft import __version__
-from dpft.cli import audit, budget, doctor, env, export, prepare, train
+from dpft.cli import audit, budget, doctor, env, export, prepare, team, train
 from dpft.cli import eval as evaluation
 from dpft.cli import list as listing
 from dpft.errors import DpftError, InterruptedRunError, UsageError
@@ -96,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "ignore"
         )  # what libraries tell their callers is nothing to the user of a command
     given = [*(sys.argv[1:] if arguments is None else arguments)]
+    team.hush()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # an "ε" must not end a run

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dpft.cli import options, options_budget, options_disclosure, options_resume
+from dpft.cli import options, options_budget, options_disclosure, options_resume, team
 from dpft.errors import DpftError, InterruptedRunError, PrivacyError
 
 if TYPE_CHECKING:
@@ -78,15 +78,19 @@ def train(
     from dpft.cli.request import Given, run_specs
 
     if resume is not None:
+        team.refuse("--resume")
         record = _resume(resume, Given.of(context), quiet=quiet)
         if not as_json:
             _show(record, quiet=quiet)
         _report([record], as_json=as_json, quiet=quiet)
         return
+    if team.following():
+        quiet = True
     with TrainingView(quiet=quiet) as view:
         specs = run_specs(Given.of(context), lambda: view.working("loading libraries"))
         from dpft.training.run import plan_run
     if plan:
+        team.refuse("--plan")
         facts = []
         for spec in specs:
             with TrainingView(quiet=quiet) as view:
@@ -97,10 +101,10 @@ def train(
             render.plans(facts)
         return
     records: list[RunRecord] = []
-    with _terminating_gently():
+    with _terminating_gently(), team.gathered(specs) as call:
         for position, spec in enumerate(specs, start=1):
             title = f"run {position} of {len(specs)}" if len(specs) > 1 else ""
-            records.append(_run(spec, title, quiet, kept=bool(records)))
+            records.append(_run(spec, title, quiet, kept=bool(records), shared=call(position - 1)))
             if not as_json:
                 _show(records[-1], quiet=quiet)
             if records[-1].status == "interrupted":
@@ -130,14 +134,14 @@ def _report(records: Sequence[RunRecord], *, as_json: bool, quiet: bool) -> None
         raise typer.Exit(PrivacyError.exit_code)
 
 
-def _run(spec: RunSpec, title: str, quiet: bool, *, kept: bool) -> RunRecord:
+def _run(spec: RunSpec, title: str, quiet: bool, *, kept: bool, shared: Mapping[str, Any]) -> RunRecord:
     """Train once; an error names the dataset, and says that runs before it are kept."""
     from dpft.cli.progress import TrainingView
     from dpft.training.run import train as fine_tune
 
     with TrainingView(title, quiet=quiet) as view:
         try:
-            return fine_tune(spec, view)
+            return fine_tune(spec, view, **shared)
         except DpftError as error:
             if not title:
                 raise

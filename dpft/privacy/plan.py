@@ -29,7 +29,16 @@ from dpft.runs.manifest_parts import DELTA_CHOSEN, DELTA_FROM_DECLARED_ROWS, DEL
 from dpft.spec import OptimisationSpec, PrivacySpec
 from dpft.tables import CLIPPERS
 
-__all__ = ["Draw", "OrdinaryPlan", "Plan", "PrivatePlan", "Schedule", "derive_schedule", "make_plan"]
+__all__ = [
+    "Draw",
+    "OrdinaryPlan",
+    "Plan",
+    "PrivatePlan",
+    "Schedule",
+    "derive_schedule",
+    "make_plan",
+    "schedule_for",
+]
 
 
 _USUAL_BATCH = 1024
@@ -288,6 +297,17 @@ class OrdinaryPlan(_Turns):
         return {name: value / max(1, len(draw.indices)) for name, value in sums.items()}
 
 
+def schedule_for(examples: int, optimisation: OptimisationSpec, privacy: PrivacySpec) -> Schedule:
+    """What :func:`make_plan` plans with: :func:`derive_schedule` of n, or of the number declared for it."""
+    declared = privacy.public_n if privacy.enabled else None
+    return derive_schedule(
+        declared or examples,
+        optimisation,
+        privacy.target_delta if privacy.enabled else None,
+        declared=declared is not None,
+    )
+
+
 def make_plan(
     examples: int,
     optimisation: OptimisationSpec,
@@ -313,13 +333,7 @@ def make_plan(
         UsageError: a batch larger than the dataset.
         PrivacyError: an empty guarantee, a target that cannot be reached, or more steps taken than planned.
     """
-    declared = privacy.public_n if privacy.enabled else None
-    schedule = derive_schedule(
-        declared or examples,
-        optimisation,
-        privacy.target_delta if privacy.enabled else None,
-        declared=declared is not None,
-    )
+    schedule = schedule_for(examples, optimisation, privacy)
     if not 0 <= steps_taken <= schedule.steps:
         raise PrivacyError(
             f"{steps_taken} steps were taken of {schedule.steps} that are planned",

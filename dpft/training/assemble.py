@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ from torch import nn
 
 from dpft.data.prepare import PreparedData, prepare
 from dpft.data.task import Task
+from dpft.engines import ordinary
+from dpft.engines.base import Engine, Session
 from dpft.errors import UsageError
+from dpft.privacy.clipping import Clipper
 from dpft.runs import paths
 from dpft.spec import ModelSpec, RunSpec
-from dpft.tables import MODES, TASKS
+from dpft.tables import ENGINES, MODES, TASKS
 from dpft.training.observer import Observer
 from dpft.tuning.base import BaseIdentity, identify, load_model, load_tokenizer, locate
 from dpft.tuning.mode import Mode
 
-__all__ = ["Assembled", "Tuned", "assemble", "prepare_dataset", "tuned_model"]
+__all__ = ["Assembled", "Tuned", "assemble", "open_session", "prepare_dataset", "tuned_model"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,16 @@ def tuned_model(spec: RunSpec, labels: Sequence[str], tokenizer: Any) -> Tuned:
             if ".lora_dropout." in name:
                 module.train()
     return Tuned(model, identity, {name: p for name, p in model.named_parameters() if p.requires_grad})
+
+
+def open_session(
+    spec: RunSpec, assembled: Assembled, clipper: Clipper | None
+) -> AbstractContextManager[Session]:
+    """The engine at work on the model; the ordinary one where nothing bounds an example's contribution."""
+    if clipper is None:
+        return ordinary.session(assembled.model, assembled.parameters, spec.hardware.precision)
+    engine: Engine = ENGINES.get(spec.privacy.engine)
+    return engine.session(assembled.model, assembled.parameters, clipper, spec.hardware.precision)
 
 
 def _check_lengths(model: Any, spec: RunSpec) -> None:

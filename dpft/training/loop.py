@@ -24,6 +24,8 @@ from dpft.training.batches import collate
 from dpft.training.learner import Learner
 from dpft.training.signals import Deferred
 
+Indices = npt.NDArray[np.int64]
+
 __all__ = ["Fit", "StepReport", "begin", "epoch_ended", "fit", "make_optimizer"]
 
 
@@ -55,6 +57,7 @@ class Fit:
         split: training examples.
         pad_token_id: of the tokenizer.
         extra_tokens: virtual tokens that lengthen every example inside the model.
+        share: the part of a step's micro-batches that this process computes; all of them, if it is alone.
     """
 
     plan: Plan
@@ -63,6 +66,7 @@ class Fit:
     split: PreparedSplit
     pad_token_id: int
     extra_tokens: int = 0
+    share: Callable[[Iterator[Indices]], Iterator[Indices]] = iter
 
 
 def make_optimizer(
@@ -135,8 +139,8 @@ def fit(
     lengths = work.split.lengths + work.extra_tokens
     began = time.monotonic()
 
-    def pieces(indices: npt.NDArray[np.int64]) -> Iterator[MicroBatch]:
-        for rows in micro_batches(indices, lengths, hardware.micro_batch_tokens):
+    def pieces(indices: Indices) -> Iterator[MicroBatch]:
+        for rows in work.share(micro_batches(indices, lengths, hardware.micro_batch_tokens)):
             signals.check()
             yield collate(work.split, rows, work.pad_token_id)
 

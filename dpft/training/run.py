@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpft.engines import ordinary
-from dpft.engines.base import Engine, Session
+from dpft.engines.base import Engine
 from dpft.errors import DpftError, PrivacyError, StoreError
 from dpft.privacy.plan import OrdinaryPlan, PrivatePlan, make_plan
+from dpft.privacy.team import Team
 from dpft.runs.active import ActiveRun, FinalStatus
 from dpft.runs.files import publish_dir, write_atomic
 from dpft.runs.manifest import safetensors_header
@@ -25,7 +24,7 @@ from dpft.runs.seal import seal
 from dpft.runs.store import Store
 from dpft.spec import RunSpec
 from dpft.tables import CLIPPERS, ENGINES
-from dpft.training.assemble import Assembled, assemble
+from dpft.training.assemble import Assembled, assemble, open_session
 from dpft.training.card import card
 from dpft.training.checkpoint import Checkpoints
 from dpft.training.declare import declare
@@ -34,6 +33,7 @@ from dpft.training.facts import facts_of
 from dpft.training.keeper import Cadence, Keeper, origin_of
 from dpft.training.loop import Fit, StepReport, epoch_ended, fit
 from dpft.training.observer import Observer, Progress, RunFacts
+from dpft.training.parallel import leading, require_alone
 from dpft.training.preflight import check_engine, check_reachable, synthetic_batch
 from dpft.training.resume import Carried, Continued, carry, changed, check_materials
 from dpft.training.signals import Deferred, uninterrupted
@@ -44,13 +44,21 @@ from dpft.tuning.files import adapter_sha256, stamp
 __all__ = ["plan_run", "resume", "train"]
 
 
-def train(spec: RunSpec, observer: Observer | None = None, store: Store | None = None) -> RunRecord:
+def train(
+    spec: RunSpec,
+    observer: Observer | None = None,
+    store: Store | None = None,
+    *,
+    team: Team | None = None,
+) -> RunRecord:
     """Fine-tune once, and leave a run directory that states what it cost.
 
     Args:
         spec: what to do, complete.
         observer: hears how it goes.
         store: where the run is kept; None for the user's.
+        team: the processes to share the work with, this one being rank 0 and the others following; None to
+            do it alone.
 
     Returns:
         The finished record: ``completed``, or ``interrupted`` if the user stopped it (what was trained until
@@ -59,6 +67,8 @@ def train(spec: RunSpec, observer: Observer | None = None, store: Store | None =
     Raises:
         DpftError: the run could not start, or failed; a run that had started is recorded as failed.
     """
+    if team is None:
+        require_alone()
     observer = observer or Observer()
     store = store or Store()
     if spec.hardware.num_threads is not None:
@@ -70,7 +80,7 @@ def train(spec: RunSpec, observer: Observer | None = None, store: Store | None =
     spending = Spending(spec, assembled.data, plan, store, observer)
     spending.check()
     with store.create(spec) as active:
-        return _Run(spec, assembled, plan, spending, active, observer).go()
+        return _Run(spec, assembled, plan, spending, active, observer, team=team).go()
 
 
 def resume(
@@ -102,6 +112,7 @@ def resume(
         StoreError: the checkpoint is damaged.
         DpftError: as :func:`train`.
     """
+    require_alone()
     observer = observer or Observer()
     store = store or Store()
     with store.take(store.resolve(reference)) as taken:
@@ -150,15 +161,10 @@ class _Run:
         active: ActiveRun,
         observer: Observer,
         carried: Carried | None = None,
+        team: Team | None = None,
     ) -> None:
-        self.spec, self.assembled, self.plan, self.spending, self.active, self.observer = (
-            spec,
-            assembled,
-            plan,
-            spending,
-            active,
-            observer,
-        )
+        self.spec, self.assembled, self.plan = spec, assembled, plan
+        self.spending, self.active, self.observer, self.team = spending, active, observer, team
         carried = carried or carry(None, spec, assembled, plan, observer)
         self.learner, self.initial = carried.learner, carried.initial
         self.keeper = Keeper(
@@ -210,11 +216,13 @@ class _Run:
                 if status == "completed":
                     _check_moved(self.initial, self.assembled.parameters)
                 return self._finish(status)
-        except BaseException:
+        except BaseException as error:
             # Whatever went wrong, these steps were taken: they must not look free.
-            with uninterrupted(), contextlib.suppress(DpftError):
-                self.spending.settle()
-                self.active.update(steps=self.plan.steps_taken)
+            with uninterrupted():
+                with contextlib.suppress(DpftError):
+                    self.spending.settle()
+                    self.active.update(steps=self.plan.steps_taken)
+                self.active.__exit__(type(error), error, error.__traceback__)  # before a second signal
             raise
 
     def _keep_where_it_is(self) -> None:
@@ -239,14 +247,18 @@ class _Run:
 
     def _fit(self) -> None:
         train_split = self.assembled.data.splits["train"]
-        with _session(self.spec, self.assembled, self.plan) as session:
+        with (
+            open_session(self.spec, self.assembled, self.plan.clipper) as session,
+            leading(self.plan, self.team, self.spec, self.assembled) as (plan, share),
+        ):
             work = Fit(
-                plan=self.plan,
+                plan=plan,
                 session=session,
                 parameters=self.assembled.parameters,
                 split=train_split,
                 pad_token_id=self.assembled.pad_token_id,
                 extra_tokens=self.spec.tuning.num_prepend_tokens or 0,
+                share=share,
             )
             with Deferred():
                 self.keeper.begin()
@@ -369,15 +381,6 @@ def _preflight(spec: RunSpec, assembled: Assembled) -> tuple[str, ...]:
             clipping = CLIPPERS.get(spec.privacy.clipping)
             return check_engine(engine, assembled.model, assembled.parameters, batch, clipping)
     return ()
-
-
-def _session(
-    spec: RunSpec, assembled: Assembled, plan: PrivatePlan | OrdinaryPlan
-) -> AbstractContextManager[Session]:
-    if not isinstance(plan, PrivatePlan):
-        return ordinary.session(assembled.model, assembled.parameters, spec.hardware.precision)
-    engine: Engine = ENGINES.get(spec.privacy.engine)
-    return engine.session(assembled.model, assembled.parameters, plan.clipper, spec.hardware.precision)
 
 
 def _check_moved(before: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
