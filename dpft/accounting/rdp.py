@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from dpft.accounting.accountant import check_delta, check_epsilon, compose
@@ -59,7 +60,7 @@ class RdpAccountant:
             )
         if not composed:
             return 0.0
-        divergences = self._divergences(composed)
+        divergences = _divergences(composed, self.orders)
         usable = [(order, value) for order, value in zip(self.orders, divergences, strict=True) if value >= 0]
         if not usable:
             raise PrivacyError(
@@ -73,20 +74,22 @@ class RdpAccountant:
         epsilon, _ = compute_epsilon(orders, values, delta)
         return check_epsilon(epsilon, accountant=self.name)
 
-    def _divergences(self, events: Sequence[MechanismEvent]) -> list[float]:
-        from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-        from dp_accounting.rdp import RdpAccountant as Library
 
-        library = Library(self.orders)
-        with _silenced("absl"):
-            for event in events:
-                step = PoissonSampledDpEvent(event.sample_rate, GaussianDpEvent(event.noise_multiplier))
-                library.compose(step, event.steps)
-        rounding = _ROUNDING_PER_STEP * sum(event.steps for event in events)
-        return [
-            float(value) + rounding / (order - 1)
-            for order, value in zip(self.orders, library.rdp, strict=True)
-        ]
+# A run asks for the same events when it is planned, when it ends, and when it is verified.
+@lru_cache(maxsize=256)
+def _divergences(events: tuple[MechanismEvent, ...], orders: tuple[float, ...]) -> tuple[float, ...]:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.rdp import RdpAccountant as Library
+
+    library = Library(orders)
+    with _silenced("absl"):
+        for event in events:
+            step = PoissonSampledDpEvent(event.sample_rate, GaussianDpEvent(event.noise_multiplier))
+            library.compose(step, event.steps)
+    rounding = _ROUNDING_PER_STEP * sum(event.steps for event in events)
+    return tuple(
+        float(value) + rounding / (order - 1) for order, value in zip(orders, library.rdp, strict=True)
+    )
 
 
 @contextmanager

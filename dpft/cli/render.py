@@ -53,6 +53,8 @@ __all__ = [
     "plans",
     "prepared",
     "runs",
+    "score_rows",
+    "status_text",
     "stderr",
     "stdout",
     "summary",
@@ -180,7 +182,7 @@ def plans(facts: Sequence[RunFacts]) -> None:
 def summary(record: RunRecord) -> None:
     """How a run ended, and what to do next."""
     console = stdout()
-    rows: list[tuple[str, RenderableType]] = [*_scores(record.metrics, record.baselines)]
+    rows: list[tuple[str, RenderableType]] = [*score_rows(record.metrics, record.baselines)]
     if not rows:
         rows.append(("accuracy", Text("not scored: it ended before its first epoch did", "yellow")))
     rows.append(("privacy", privacy(record.private, record.epsilon, record.delta, record.steps)))
@@ -195,7 +197,7 @@ def summary(record: RunRecord) -> None:
     if following:
         rows.append(("next", Text("\n".join(following), "cyan")))
     title = Text.assemble(
-        (record.name, "bold"), f" · {record.dataset} · {record.finetune_mode} · ", _status(record)
+        (record.name, "bold"), f" · {record.dataset} · {record.finetune_mode} · ", status_text(record)
     )
     panel(console, title, rows)
 
@@ -210,14 +212,14 @@ def summary_table(records: Sequence[RunRecord]) -> None:
             score(record.metrics.get("accuracy")),
             score(record.baselines.get("majority")),
             _epsilon_cell(record),
-            _status(record),
+            status_text(record),
         )
     plainly(stdout(), table)
 
 
 def evaluation(name: str, where: str, found: Evaluation) -> None:
     """Scores, and what a constant answer would get."""
-    rows = _scores(
+    rows = score_rows(
         found.metrics,
         {"majority": found.majority},
         interval=found.confidence_interval,
@@ -275,7 +277,7 @@ def runs(records: Sequence[RunRecord], *, hidden: int = 0, stored: int = 0) -> N
         "ε": [_epsilon_cell(record) for record in records],
         "σ": [Text(NONE if r.noise_multiplier is None else f"{r.noise_multiplier:.3g}") for r in records],
         "accuracy": [Text(score(record.metrics.get("accuracy"))) for record in records],
-        "status": [_status(record) for record in records],
+        "status": [status_text(record) for record in records],
         "age": [Text(age(record.created, now), "dim") for record in records],
     }
     widths = {head: 1 + max(len(head), *(text.cell_len for text in cells[head])) for head in cells}
@@ -303,13 +305,14 @@ def runs(records: Sequence[RunRecord], *, hidden: int = 0, stored: int = 0) -> N
         )
 
 
-def _scores(
+def score_rows(
     metrics: Mapping[str, float | None],
     baselines: Mapping[str, float | None],
     *,
     interval: tuple[float, float] | None = None,
     collapsed: bool = False,
 ) -> list[tuple[str, RenderableType]]:
+    """Labelled scores, what a constant answer would get, and a warning where that is no worse."""
     rows: list[tuple[str, RenderableType]] = []
     majority = baselines.get("majority")
     for name, value in metrics.items():
@@ -339,7 +342,8 @@ def _epsilon_cell(record: RunRecord) -> Text:
     return Text(_UNKNOWN if record.epsilon is None else round_up_epsilon(record.epsilon))
 
 
-def _status(record: RunRecord) -> Text:
+def status_text(record: RunRecord) -> Text:
+    """A run's status, in its colour."""
     return Text(record.status, _STATUS_STYLES[record.status])
 
 

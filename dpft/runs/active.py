@@ -30,7 +30,7 @@ from dpft.runs.record import RunRecord, save_record, utc_now
 from dpft.runs.registry import Registry
 from dpft.runs.schema import SCHEMA_VERSION
 
-__all__ = ["ActiveRun", "FinalStatus", "hold_if_free", "run_lock"]
+__all__ = ["ActiveRun", "FinalStatus", "hold_if_free", "is_public_metric", "run_lock"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,11 @@ norms, realised batch sizes, counts of unusable rows. The guarantee in ../privac
 together with the released adapter it can show whether a certain example was in the training data. dpft leaves
 it out of files.json and of every export. It may be deleted at any time.
 """
+
+
+def is_public_metric(name: str) -> bool:
+    """Whether ``metrics.jsonl``, which may be shared, may have this key."""
+    return name in _PUBLIC or name.startswith("validation_")
 
 
 def run_lock(run_dir: Path) -> FileLock:
@@ -134,7 +139,7 @@ class ActiveRun:
             PrivacyError: another key, which might hold an exact number about training examples.
             StoreError: the disk is full; the line is not there, the ones before are.
         """
-        private = [name for name in values if name not in _PUBLIC and not name.startswith("validation_")]
+        private = [name for name in values if not is_public_metric(name)]
         if private:
             raise PrivacyError(
                 f"{', '.join(private)} may not stand in metrics.jsonl, which is shared",

@@ -186,11 +186,12 @@ def manifest_sha256(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def safetensors_header(manifest: Manifest) -> str:
+def safetensors_header(manifest: Manifest, document: Mapping[str, Any] | None = None) -> str:
     """The value of the key ``dpft`` in the header of ``adapter_model.safetensors``.
 
     Args:
         manifest: of the run that made the adapter.
+        document: its JSON values as they stand in a file, where they were read from one.
 
     Returns:
         Compact JSON: ``run_id`` and ``private``; of a private run also ``epsilon``, ``delta``, ``unit`` and
@@ -208,7 +209,7 @@ def safetensors_header(manifest: Manifest) -> str:
         }
     elif manifest.private:
         header["statement"] = manifest.statement
-    header["manifest_sha256"] = manifest_sha256(manifest.to_dict())
+    header["manifest_sha256"] = manifest_sha256(document if document is not None else manifest.to_dict())
     return json.dumps(header, separators=(",", ":"), allow_nan=False)
 
 

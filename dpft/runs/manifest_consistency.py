@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from dpft.runs.manifest_disclosure import ACCESSES, RELEASES_OF_ALL, RELEASES_OF_TRAINED
 from dpft.runs.manifest_parts import DELTA_CHOSEN, DELTA_FROM_DECLARED_ROWS, DELTA_FROM_ROWS
 
 if TYPE_CHECKING:
@@ -68,8 +69,10 @@ def _ordinary(manifest: Manifest) -> Iterator[str]:
 
 
 def _noise(manifest: Manifest) -> Iterator[str]:
-    """σ is the same everywhere, and the noise's standard deviation is σ times the sensitivity."""
+    """The noise multiplier σ is the same everywhere, and σ·C is the noise's standard deviation."""
     mechanism = manifest.mechanism
+    if mechanism.sensitivity != mechanism.max_grad_norm:  # so for every clipper in the table
+        yield f"the sensitivity {mechanism.sensitivity!r} is not C, {mechanism.max_grad_norm!r}"
     for event in manifest.events or ():
         if event.noise_multiplier != mechanism.noise_multiplier:
             yield "an event's noise multiplier is not the mechanism's"
@@ -82,7 +85,7 @@ def _noise(manifest: Manifest) -> Iterator[str]:
 
 
 def _sample_rate(manifest: Manifest) -> Iterator[str]:
-    """Every event's q is B/n, or B/N; and no event is of more steps than were planned."""
+    """Every event's q is the expected batch size over the number of examples; no step is too many."""
     mechanism, definition = manifest.mechanism, manifest.definition
     for event in manifest.events or ():
         if definition is not None and event.adjacency != definition.adjacency:
@@ -97,7 +100,7 @@ def _sample_rate(manifest: Manifest) -> Iterator[str]:
 
 
 def _delta(manifest: Manifest) -> Iterator[str]:
-    """δ is what its rule makes of n or N, and below 1/n."""
+    """The stated δ follows its rule, and is below one over the number of examples."""
     guarantee = manifest.guarantee
     if guarantee is None:
         return
@@ -115,7 +118,7 @@ def _delta(manifest: Manifest) -> Iterator[str]:
 
 
 def _rows(manifest: Manifest) -> Iterator[str]:
-    """N is private everywhere, or nowhere; and what must not be known without it is not told."""
+    """The number of examples is stated, public or kept, the same everywhere."""
     data = manifest.data
     if data.rows_declared is not None:
         told = [name for name in ("rows", "fingerprint") if getattr(data, name) is not None]
@@ -129,6 +132,19 @@ def _rows(manifest: Manifest) -> Iterator[str]:
                 yield "the number of examples is public in one place and not in another"
             if (release.protection == "local-only") != (data.rows_declared is not None):
                 yield "the number of examples is told in one place and kept in another"
+
+
+def _disclosure(manifest: Manifest) -> Iterator[str]:
+    """No use of data and no release that every run has is passed over; the example is of this dataset."""
+    accesses = [access.access for access in manifest.data_accesses]
+    items = [release.item for release in manifest.releases]
+    wanted = RELEASES_OF_ALL + (RELEASES_OF_TRAINED if manifest.evidence.tensors_sha256 else ())
+    for name, told in (*((name, accesses) for name in ACCESSES), *((name, items) for name in wanted)):
+        if told.count(name) != 1:
+            yield f"{name!r} is listed {told.count(name)} times"
+    where = f"{manifest.data.dataset}/{manifest.data.split}"
+    if manifest.definition is not None and where not in manifest.definition.example:
+        yield f"what an example is does not name {where}"
 
 
 def _releases(manifest: Manifest) -> Iterator[str]:
@@ -158,6 +174,7 @@ RULES: Mapping[str, Callable[[Manifest], Iterator[str]]] = MappingProxyType(
         "claim": _claim,
         "releases": _releases,
         "tuning": _tuning,
+        "disclosure": _disclosure,
         "number of examples": _rows,
         "noise": _noise,
         "sample rate and steps": _sample_rate,

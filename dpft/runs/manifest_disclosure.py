@@ -9,6 +9,9 @@ from pydantic import Field
 from dpft.spec import Frozen
 
 __all__ = [
+    "ACCESSES",
+    "RELEASES_OF_ALL",
+    "RELEASES_OF_TRAINED",
     "Classification",
     "DataAccess",
     "Protection",
@@ -20,6 +23,12 @@ __all__ = [
 
 Classification = Literal["public", "dp", "unaccounted"]
 Protection = Literal["dp", "public", "not protected", "local-only"]
+
+ACCESSES = ("tokenizer", "label statistics", "truncation", "filtering", "evaluation", "selection")
+"""What no manifest may pass over."""
+
+RELEASES_OF_ALL = ("training loss of each step", "number of examples")
+RELEASES_OF_TRAINED = ("adapter", "validation metrics")
 
 _Text = Annotated[str, Field(min_length=1)]
 

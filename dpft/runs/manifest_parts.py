@@ -62,8 +62,8 @@ DELTA_FROM_DECLARED_ROWS = "1/(2N), N being the declared public estimate of the 
 DELTA_CHOSEN = "chosen by the user"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
-PositiveCount = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, le=2**53)]  # what every reader of JSON holds exactly
+PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
 UtcTime = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")]

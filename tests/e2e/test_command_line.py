@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,23 @@ def test_from_prepare_to_export(user: User) -> None:
     report = user.asks("export", "first", "--output", "shared")
     assert set(report) == {"run_id", "format", "path", "files", "max_logit_difference"}
     assert {path.name for path in (user.folder / "shared").iterdir()} == {f["name"] for f in report["files"]}
+    user.types("export", "first", "--format", "merged", "--output", "whole")
+    verify_them(user, Path(run["run_dir"]))
+
+
+def verify_them(user: User, run_dir: Path) -> None:
+    """A run by its name; what was carried off, without its store; and what was tampered with."""
+    assert user.asks("verify", "first")["ok"]
+    user.environment["DPFT_HOME"] = str(user.folder / "other-home")
+    alone = shutil.copytree(run_dir / "adapter", user.folder / "alone")
+    for folder in ("./alone", "./shared", "./whole"):
+        assert user.asks("verify", folder)["ok"]
+    assert not (user.folder / "other-home").exists()
+    manifest = alone / "privacy.json"
+    manifest.write_text(manifest.read_text().replace('"steps": 5', '"steps": 4'))
+    lines = user.types("verify", "./alone", expect=4).splitlines()
+    failed = [line.split()[1] for line in lines if "FAILED" in line]
+    assert failed == ["statement", "epsilon", "second", "replace-one", "header", "files"]
 
 
 def test_exit_codes_and_error_documents(user: User, tmp_path: Path) -> None:

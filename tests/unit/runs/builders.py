@@ -8,7 +8,9 @@ from typing import Any
 from dpft.runs.manifest import Manifest
 from dpft.runs.manifest_parts import (
     BaseModelInfo,
+    Classification,
     Data,
+    DataAccess,
     Definition,
     Event,
     Evidence,
@@ -21,6 +23,7 @@ from dpft.runs.manifest_parts import (
     Software,
     TrainableParameter,
     Tuning,
+    standard_accesses,
     standard_releases,
     validation_access,
 )
@@ -65,6 +68,16 @@ def make_record(runs: Path, run_id: str = RUN_ID, **fields: Any) -> RunRecord:
     return RunRecord(run_id=run_id, **{**given, **fields})
 
 
+def accesses(evaluation: Classification, *, private: bool = True) -> tuple[DataAccess, ...]:
+    """The standard ones, with the evaluation classed so."""
+    return tuple(
+        validation_access(evaluation)
+        if access.access == "evaluation"
+        else access.model_copy(update={"classification": "public"})
+        for access in standard_accesses(private=private, max_length=128)
+    )
+
+
 def private_parts(run_id: str = RUN_ID, *, steps: int = 512, planned: int = 512) -> dict[str, Any]:
     """The golden mechanism of the accounting: noise multiplier 3, 512 steps, q = 0.1, δ = 1e-6."""
     return {
@@ -99,7 +112,7 @@ def private_parts(run_id: str = RUN_ID, *, steps: int = 512, planned: int = 512)
         ),
         "sampling": Sampling(actual="poisson", assumptions_hold=True),
         "events": (Event(sample_rate=0.1, noise_multiplier=3.0, steps=steps),) if steps else (),
-        "data_accesses": (validation_access("public"),),
+        "data_accesses": accesses("public"),
         "tuning": Tuning(),
         "releases": standard_releases(claimed=True, rows_public=True),
         "data": Data(dataset="sst2", source="nyu-mll/glue", rows=10_000, rows_public=True),
@@ -146,7 +159,11 @@ def stopped_parts(run_id: str = RUN_ID) -> dict[str, Any]:
     """A private run that took no step."""
     parts = private_parts(run_id, steps=0)
     del parts["guarantee"]
-    return {**parts, "releases": standard_releases(claimed=False, rows_public=True, trained=False)}
+    return {
+        **parts,
+        "releases": standard_releases(claimed=False, rows_public=True, trained=False),
+        "evidence": Evidence(verify_command=f"dpft verify {run_id}"),
+    }
 
 
 def make_manifest(**changes: Any) -> Manifest:

@@ -18,7 +18,6 @@ from dpft.runs.manifest_parts import (
     DELTA_CHOSEN,
     DELTA_FROM_DECLARED_ROWS,
     DELTA_FROM_ROWS,
-    DataAccess,
     Definition,
     Event,
     Guarantee,
@@ -33,6 +32,7 @@ from dpft.runs.manifest_parts import (
 
 from .builders import (
     RUN_ID,
+    accesses,
     make_manifest,
     ordinary_parts,
     private_parts,
@@ -74,24 +74,21 @@ def test_golden_sentence_of_an_interrupted_run_with_leaks_and_checkpoints() -> N
     parts = private_parts(steps=100, planned=512)
     parts |= {
         "setting": Setting(release="checkpoints"),
-        "definition": Definition(example="one row", adjacency="replace-one"),
+        "definition": Definition(example="one row of sst2/train", adjacency="replace-one"),
         "events": (
             Event(sample_rate=0.1, noise_multiplier=3.0, steps=60, adjacency="replace-one"),
             Event(sample_rate=0.1, noise_multiplier=3.0, steps=40, adjacency="replace-one"),
         ),
         "guarantee": Guarantee(epsilon=1.00001, delta=7.4240e-6, delta_rule=DELTA_CHOSEN, accountant="pld"),
-        "data_accesses": (
-            validation_access("unaccounted"),
-            DataAccess(access="tokenizer", classification="public"),
-        ),
+        "data_accesses": accesses("unaccounted"),
         "releases": standard_releases(claimed=True, rows_public=False, checkpoints=True),
         "data": parts["data"].model_copy(update={"rows_public": False}),
     }
     assert Manifest(**parts).statement == (
-        "Which content any one example (one row) of the training data had is protected from anyone who sees "
-        "the released adapter and its checkpoints, by differential privacy with ε ≤ 1.0001 and δ ≤ 7.43e-06 "
-        "under replace-one adjacency, for the 100 of 512 planned steps that were taken; this does not cover: "
-        "evaluation, validation metrics, number of examples."
+        "Which content any one example (one row of sst2/train) of the training data had is protected from "
+        "anyone who sees the released adapter and its checkpoints, by differential privacy with ε ≤ 1.0001 "
+        "and δ ≤ 7.43e-06 under replace-one adjacency, for the 100 of 512 planned steps that were taken; "
+        "this does not cover: evaluation, validation metrics, number of examples."
     )
 
 
@@ -184,7 +181,13 @@ def without(*names: str) -> dict[str, Any]:
         {**private_parts(), "randomness": Randomness()},
         {**private_parts(), "events": (Event(sample_rate=0.1, noise_multiplier=2.0, steps=512),)},
         {**private_parts(), "events": (Event(sample_rate=0.1, noise_multiplier=3.0, steps=513),)},
-        {**private_parts(), "definition": Definition(example="one row", adjacency="replace-one")},
+        with_part("definition", adjacency="replace-one"),
+        with_part("definition", example="one row of qnli/train"),
+        with_part("data", split="validation"),
+        {**private_parts(), "data_accesses": accesses("public")[:-1]},
+        {**private_parts(), "data_accesses": accesses("public") * 2},
+        {**private_parts(), "releases": private_parts()["releases"][1:]},
+        {**private_parts(), "releases": private_parts()["releases"][:-1]},
         {**private_parts(), "statement": "Perfectly private."},
         {**private_parts(), "data": private_parts()["data"].model_copy(update={"rows_public": False})},
         with_part("mechanism", noise_standard_deviation=0.29),
@@ -298,7 +301,8 @@ def test_releases_and_warning_are_told() -> None:
     assert releases["number of examples"]["protection"] == "public"
     assert document["tuning"]["ledger"] == "not consulted"
     assert "compose" in document["tuning"]["warning"]
-    assert "reporting only" in document["data_accesses"][0]["detail"]
+    evaluation = next(item for item in document["data_accesses"] if item["access"] == "evaluation")
+    assert "reporting only" in evaluation["detail"]
 
 
 def test_the_header_is_made_from_the_manifest() -> None:

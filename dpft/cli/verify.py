@@ -1,0 +1,77 @@
+"""``dpft verify``: recompute what a run, an adapter or an export claims, from its files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpft.cli import options
+from dpft.cli.complete import run_references
+from dpft.errors import AmbiguousError, NotFoundError, PrivacyError
+
+if TYPE_CHECKING:
+    from dpft.runs.record import RunRecord
+
+__all__ = ["EXAMPLE", "verify"]
+
+EXAMPLE = "Examples: [cyan]dpft verify ./my-adapter[/cyan], [cyan]dpft verify @latest --json[/cyan]"
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH|RUN",
+        help="A folder with a privacy.json in it (an adapter, an export, a run's directory), or a run.",
+        show_default=False,
+        autocompletion=run_references,
+    ),
+]
+
+
+def verify(target: Target, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Recompute ε from the recorded events, and check that manifest, weights and card belong together.
+
+    A folder is verified offline, without the store. Exit code 4 says that something does not hold. It proves
+    arithmetic and integrity, not that training was honest.
+    """
+    from dpft.cli import render
+
+    folder, record = _find(target)
+    from dpft.cli.views import verify as view
+    from dpft.export.proof import verify as check
+
+    found = check(folder, record)
+    if as_json:
+        render.document(found.to_json())
+    elif quiet:
+        render.ids([found.run_id] if found.run_id and found.ok else [])
+    else:
+        view.verification(found, record.name if record else "")
+    if not found.ok:
+        raise typer.Exit(PrivacyError.exit_code)
+
+
+def _find(target: str) -> tuple[Path, RunRecord | None]:
+    """What is named: by a path, a folder; else a run, and a folder where there is no such run.
+
+    Raises:
+        NotFoundError: neither.
+        AmbiguousError: several runs are meant.
+    """
+    from dpft.runs.store import Store
+
+    folder = Path(target).expanduser()
+    if target.startswith((".", "~")) or len(folder.parts) != 1:
+        if not folder.is_dir():
+            raise NotFoundError(f"no folder {target!r}", hint="give a folder with a privacy.json in it")
+        return folder.resolve(), None
+    try:
+        record = Store().resolve(target)
+    except AmbiguousError:
+        raise
+    except NotFoundError:
+        if not folder.is_dir():
+            raise
+        return folder.resolve(), None
+    return record.run_dir, record

@@ -1,0 +1,39 @@
+"""What ``dpft verify`` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from dpft.cli.render import stdout
+from dpft.cli.wording import one_line
+from dpft.export.proof.report import LIMITS
+
+if TYPE_CHECKING:
+    from dpft.export.proof import Verification
+
+__all__ = ["verification"]
+
+
+def verification(found: Verification, name: str) -> None:
+    """Every check with what was found, and what all of it does not prove."""
+    console = stdout()
+    title = Text.assemble((name or found.path.name, "bold"), f" · {found.kind}")
+    console.print(title.append(f" · run {found.run_id}" if found.run_id else ""), soft_wrap=True)
+    if found.statement:
+        console.print(Text(one_line(found.statement)), soft_wrap=not console.is_terminal)
+    console.print()
+    width = max(len(check.name) for check in found.checks)
+    for check in found.checks:
+        mark = ("ok    ", "green") if check.ok else ("FAILED", "bold red")
+        line = Text.assemble("  ", mark, "  ", f"{check.name:{width}}", "  ", one_line(check.detail))
+        console.print(line, soft_wrap=True)
+    console.print()
+    number = len(found.checks)
+    verdict = (
+        Text.assemble((f"all {number} checks hold", "bold green"))
+        if found.ok
+        else Text.assemble((f"{len(found.failed)} of {number} checks do not hold", "bold red"))
+    )
+    console.print(verdict.append(f": {LIMITS}", "default"), soft_wrap=True)
