@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.audit.bench import Parts
+from dpft.audit.subject import AUDIT_VECTOR
 from dpft.engines.base import Engine, MicroBatch, PieceReport, Session, example_losses
 from dpft.privacy.clipping import Clipper
 from dpft.privacy.noise import KEY_BYTES, KeyStream, Purpose
@@ -27,7 +28,7 @@ from dpft.spec import OptimisationSpec, PrivacySpec
 __all__ = ["FAULTS", "Fault"]
 
 
-_LOOSE = 1e12
+_LOOSE, _OVERSHOOT = 1e12, 1 + 1e-5  # times the clipping norm
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,18 @@ def _with_plan(around: Callable[[PrivatePlan], Any]) -> Callable[[Parts], Parts]
 class _SessionAround:
     """A session that presents the plan's clipper, whatever it does."""
 
-    def __init__(self, session: Session, clipper: Clipper) -> None:
+    def __init__(
+        self,
+        session: Session,
+        clipper: Clipper,
+        model: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        precision: str,
+    ) -> None:
         self._session = session
+        self._model = model
+        self._parameters = parameters
+        self._precision = precision
         self.clipper: Clipper | None = clipper
         self.notes: tuple[str, ...] = ()
 
@@ -184,70 +195,77 @@ class _SessionAround:
 class _HeadSlipsIn(_SessionAround):
     """The head's raw gradient is added beside the clipped ones, as ``loss.backward()`` would."""
 
-    def __init__(
-        self,
-        session: Session,
-        clipper: Clipper,
-        model: nn.Module,
-        parameters: Mapping[str, nn.Parameter],
-        precision: str,
-    ) -> None:
-        super().__init__(session, clipper)
-        self._model = model
-        self._head = {name: p for name, p in parameters.items() if _is_head(name)}
-        self._precision = precision
-
     def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
-        report = self._session.accumulate(batch, sums)
-        tracked = {name: p.requires_grad for name, p in self._head.items()}
-        for parameter in self._head.values():
+        report = super().accumulate(batch, sums)
+        head = _head(self._parameters)
+        tracked = [p.requires_grad for p in head.values()]
+        for parameter in head.values():
             parameter.requires_grad_(True)
         losses = example_losses(self._model, batch, self._precision)
-        raw = torch.autograd.grad(losses.sum(), list(self._head.values()))
-        for name, gradient in zip(self._head, raw, strict=True):
+        raw = torch.autograd.grad(losses.sum(), list(head.values()))
+        for name, gradient, before in zip(head, raw, tracked, strict=True):
             sums[name].add_(gradient)
-            self._head[name].requires_grad_(tracked[name])
+            head[name].requires_grad_(before)
+        return report
+
+
+class _KeepsPoison(_SessionAround):
+    """A non-finite example is multiplied by zero instead of left out; and zero times NaN is NaN."""
+
+    def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
+        report = super().accumulate(batch, sums)
+        if report.dropped:
+            for value in sums.values():
+                value.mul_(float("nan"))
+        return report
+
+
+class _AddsNoise(_SessionAround):
+    """Every micro-batch gets noise of its own, so that a step has as much as it has micro-batches."""
+
+    def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
+        report = super().accumulate(batch, sums)
+        assert self.clipper is not None
+        for value in sums.values():
+            value.add_(torch.randn_like(value), alpha=self.clipper.sensitivity)
         return report
 
 
 class _EngineAround:
-    """The true engine, its sessions opened and wrapped by somebody else."""
+    """The true engine; its sessions are opened with another bound, or wrapped."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, around: type[_SessionAround], times: float) -> None:
         self.name = engine.name
         self.packages = engine.packages
         self._engine = engine
+        self._around = around
+        self._times = times
 
-
-class _ClipsNothing(_EngineAround):
     @contextmanager
     def session(
         self, model: nn.Module, parameters: Mapping[str, nn.Parameter], clipper: Clipper, precision: str
     ) -> Iterator[Session]:
-        with self._engine.session(model, parameters, _loosened(clipper), precision) as session:
-            yield _SessionAround(session, clipper)
+        used = clipper if self._times == 1 else _with_bound(clipper, self._times * clipper.sensitivity)
+        with self._engine.session(model, parameters, used, precision) as session:
+            yield self._around(session, clipper, model, parameters, precision)
 
 
-class _ForgetsTheHead(_EngineAround):
-    @contextmanager
-    def session(
-        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], clipper: Clipper, precision: str
-    ) -> Iterator[Session]:
-        with self._engine.session(model, parameters, clipper, precision) as session:
-            yield _HeadSlipsIn(session, clipper, model, parameters, precision)
+def _with_bound(clipper: Clipper, bound: float) -> Clipper:
+    """The same clipper with another bound; the plan goes on with the one it had."""
+    return dataclasses.replace(clipper, max_grad_norm=bound)  # type: ignore[type-var]
 
 
-def _loosened(clipper: Clipper) -> Clipper:
-    """The same clipper with a bound that nothing reaches."""
-    return dataclasses.replace(clipper, max_grad_norm=_LOOSE * clipper.sensitivity)  # type: ignore[type-var]
+def _head(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """What is called a head; on a model without one, the last tensor before the audit vector."""
+    named = {n: p for n, p in parameters.items() if {"classifier", "score", "out_proj"} & {*n.split(".")}}
+    last = [name for name in parameters if name != AUDIT_VECTOR][-1]
+    return named or {last: parameters[last]}
 
 
-def _is_head(name: str) -> bool:
-    return any(part in ("classifier", "score", "out_proj") for part in name.split("."))
-
-
-def _with_engine(around: Callable[[Engine], Any]) -> Callable[[Parts], Parts]:
-    return lambda parts: dataclasses.replace(parts, engine=around(parts.engine))
+def _with_session(
+    around: type[_SessionAround] = _SessionAround, *, times: float = 1.0
+) -> Callable[[Parts], Parts]:
+    return lambda parts: dataclasses.replace(parts, engine=_EngineAround(parts.engine, around, times))
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -274,10 +292,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault("noise from float32", _with_stream(_Float32), ("noise tails",)),
     Fault(
         "clipping off",
-        _with_engine(_ClipsNothing),
+        _with_session(times=_LOOSE),
         ("sensitivity", "hostile example", "mean shift", "likelihood ratio"),
     ),
-    Fault("head not clipped", _with_engine(_ForgetsTheHead), ("exactness", "sensitivity", "hostile example")),
+    Fault("clipping overshoots", _with_session(times=_OVERSHOOT), ("sensitivity", "hostile example")),
+    Fault("poisoned example kept", _with_session(_KeepsPoison), ("non-finite example",)),
+    Fault("noise per micro-batch", _with_session(_AddsNoise), ("micro-batches", "sensitivity")),
+    Fault("head not clipped", _with_session(_HeadSlipsIn), ("exactness", "sensitivity", "hostile example")),
     Fault(
         "sample rate doubled",
         _with_plan(lambda plan: _PlanAround(plan, _poisson(plan, 2.0))),

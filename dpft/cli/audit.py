@@ -202,7 +202,7 @@ def _audit(spec: AuditSpec, record: RunRecord | None, view: TrainingView) -> Aud
         return result
     if (record.run_dir / "privacy.json").is_file():
         stated = check_stated_epsilon(Store().manifest(record))
-        result = replace(result, checks=(*result.checks, stated))
+        result = replace(result, checks=(stated, *result.checks))
     save(result, record)
     return result
 

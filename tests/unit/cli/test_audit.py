@@ -92,7 +92,7 @@ def test_a_run_is_audited_with_its_own_settings(
     assert document["run_id"] == record.run_id
     assert document["claim"]["noise_multiplier"] == record.noise_multiplier
     assert document["claim"]["sample_rate"] == pytest.approx(record.sample_rate, rel=0.01)
-    assert document["checks"][-1]["name"] == "stated ε"
+    assert document["checks"][0]["name"] == "stated ε"
     assert (record.run_dir / "audit.json").is_file()
 
 
