@@ -11,6 +11,13 @@ os.environ.update(
 )
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run: what a test says depends on the code alone. `--hypothesis-profile=search`
+# looks for new ones.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("search", derandomize=False, deadline=None, max_examples=1000)
+settings.load_profile("fixed")
 
 ROWS = 60
 PRAISE = ("a fine film", "truly good and warm", "i loved the cast", "bright , moving and fun")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import Final
 
 from dpft.accounting.accountant import check_delta
@@ -94,7 +95,11 @@ def round_up(value: float, digits: int = _DECIMALS) -> float:
     if not abs(value) < math.inf:
         raise UsageError(f"value is {value!r}, not finite", hint="only finite numbers can be rounded up")
     nearest = round(value, digits)
-    return nearest if nearest >= value else round(nearest + 10.0**-digits, digits)
+    if nearest >= value:
+        return nearest
+    # Decimals, since a float near 2^25 plus 1e-8 is that float again; prec holds every double written out.
+    grid = Decimal(1).scaleb(-digits)
+    return float(Decimal(value).quantize(grid, ROUND_CEILING, Context(prec=1100)))
 
 
 def calibrate_noise_multiplier(

@@ -154,6 +154,7 @@ def test_a_guarantee_is_of_add_or_remove_one_events():
 @example(value=0.1, digits=4)
 @example(value=0.30000000000000004, digits=1)
 @example(value=9.66183, digits=4)
+@example(value=33554432.853515625, digits=8)  # a step of 1e-8 is lost beside it
 def test_rounding_up_is_never_below_and_never_a_whole_digit_above(value, digits):
     rounded = round_up(value, digits)
     assert value <= rounded <= value + 10.0**-digits * (1 + 1e-6) + 1e-6 * (abs(value) > 1e6)
