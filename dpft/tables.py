@@ -20,6 +20,7 @@ __all__ = [
     "ENGINES",
     "EXPORT_FORMATS",
     "MODES",
+    "REPORT_FORMATS",
     "RULES",
     "TASKS",
     "Table",
@@ -140,4 +141,8 @@ ACCOUNTANTS: Table[Any] = Table(
 
 EXPORT_FORMATS: Table[Any] = Table(
     "export format", {"peft": "dpft.export.peft:export", "merged": "dpft.export.merged:export"}
+)
+
+REPORT_FORMATS: Table[Any] = Table(
+    "report format", {"html": "dpft.report.html:render", "md": "dpft.report.markdown:render"}
 )

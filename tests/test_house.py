@@ -26,7 +26,7 @@ LAYERS = (
     {"accounting", "runs"},
     {"privacy", "data", "tuning"},
     {"engines"},
-    {"training", "export"},
+    {"training", "export", "report"},
     {"audit"},
     {"cli"},
     {"__main__"},

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from dpft import __version__
-from dpft.cli import audit, budget, doctor, env, export, prepare, show, team, train, verify
+from dpft.cli import audit, budget, doctor, env, export, prepare, report, show, team, train, verify
 from dpft.cli import eval as evaluation
 from dpft.cli import list as listing
 from dpft.errors import DpftError, InterruptedRunError, UsageError
@@ -51,6 +51,7 @@ app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("eval", epilog=evaluation.EXAMPLE)(evaluation.evaluate)
 app.command("list", epilog=listing.EXAMPLE)(listing.list_runs)
 app.command("show", epilog=show.EXAMPLE)(show.show)
+app.command("report", epilog=report.EXAMPLE)(report.report)
 app.command("export", epilog=export.EXAMPLE)(export.export)
 app.command("budget", epilog=budget.EXAMPLE)(budget.budget)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)

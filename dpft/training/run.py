@@ -283,6 +283,8 @@ class _Run:
         self._evaluated_at = step
         metrics = self.evaluation.metrics
         line: dict[str, Any] = {"step": step, **{f"validation_{k}": v for k, v in metrics.items()}}
+        if self.spec.privacy.public_n is None:  # else a split carved off the training rows would tell n
+            line["validation_rows"] = self.evaluation.rows
         epsilon = self.epsilon.after(step)
         if epsilon is not None:
             line["epsilon"] = epsilon

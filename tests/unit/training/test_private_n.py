@@ -202,6 +202,7 @@ def test_whole_runs_on_neighbours_leave_the_same_traces(
         manifest = json.loads((record.run_dir / "privacy.json").read_bytes())
         card = (record.run_dir / "adapter" / "README.md").read_text()
         lines = [json.loads(line) for line in (record.run_dir / "metrics.jsonl").read_text().splitlines()]
+        assert not any("rows" in name for line in lines for name in line)
         row = record.to_public_json()
         for name in ("run_id", "name", "created", "finished", "seconds", "metrics", "run_dir"):
             del row[name]

@@ -355,4 +355,7 @@ def test_steps_of_a_run_that_fails_late_are_not_forgotten(spec: Any, monkeypatch
 def test_shared_metrics_hold_only_what_may_be_shared(spec: Any) -> None:
     record = train(spec(epochs=2))
     lines = [json.loads(line) for line in (record.run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert {key for line in lines for key in line} == {"step", "epsilon", "validation_accuracy"}
+    assert {key for line in lines for key in line} == {
+        "step", "epsilon", "validation_accuracy", "validation_rows",
+    }  # fmt: skip
+    assert {line["validation_rows"] for line in lines} == {20}
