@@ -11,7 +11,6 @@ import os
 import sys
 import traceback as tracebacks
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
@@ -19,10 +18,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dpft.cli.views.resumable import resume_command, resume_hint
+from dpft.cli.views.resumable import resume_command
 from dpft.cli.wording import (
     NONE,
-    age,
     duration,
     file_size,
     ledger_effect,
@@ -52,7 +50,6 @@ __all__ = [
     "plainly",
     "plans",
     "prepared",
-    "runs",
     "score_rows",
     "status_text",
     "stderr",
@@ -74,7 +71,6 @@ _STATUS_STYLES = {
     "planned": "cyan",
 }
 _UNKNOWN = "?"
-_LESS_IMPORTANT = ("data", "mode", "age", "σ")  # columns of the list, left out where there is no room
 
 
 def stdout() -> Console:
@@ -249,60 +245,6 @@ def environment(places: Mapping[str, str], versions: Mapping[str, str]) -> None:
     for name, version in versions.items():
         grid.add_row(name, version)
     plainly(console, grid)
-
-
-def runs(records: Sequence[RunRecord], *, hidden: int = 0, stored: int = 0) -> None:
-    """The list of runs, as many columns as fit.
-
-    Args:
-        records: newest first.
-        hidden: how many more there are.
-        stored: how many runs there are in all, whatever was asked for.
-    """
-    console = stdout()
-    if not records:
-        note = (
-            "no run is like that: see 'dpft list --all'"
-            if stored
-            else "no runs yet: begin with 'dpft train -d demo'"
-        )
-        console.print(Text(note, "dim"))
-        return
-    now = datetime.now(UTC)
-    cells = {
-        "id": [Text(record.run_id[:8], "cyan") for record in records],
-        "name": [Text(record.name, "bold") for record in records],
-        "data": [Text(record.dataset) for record in records],
-        "mode": [Text(record.finetune_mode) for record in records],
-        "ε": [_epsilon_cell(record) for record in records],
-        "σ": [Text(NONE if r.noise_multiplier is None else f"{r.noise_multiplier:.3g}") for r in records],
-        "accuracy": [Text(score(record.metrics.get("accuracy"))) for record in records],
-        "status": [status_text(record) for record in records],
-        "age": [Text(age(record.created, now), "dim") for record in records],
-    }
-    widths = {head: 1 + max(len(head), *(text.cell_len for text in cells[head])) for head in cells}
-    room = console.width + 1 - sum(widths[head] for head in cells if head not in _LESS_IMPORTANT)
-    for head in _LESS_IMPORTANT:
-        if widths[head] <= room:
-            room -= widths[head]
-        else:
-            del cells[head]
-    numbers = ("ε", "σ", "accuracy", "age")
-    table = new_table(*(f">{head}" if head in numbers else head for head in cells), gap=1)
-    for row in zip(*cells.values(), strict=True):
-        table.add_row(*row)
-    plainly(console, table)
-    if any(not record.private for record in records):
-        console.print(Text(f"ε {NONE} is a run without privacy", "dim"))
-    if any(record.private and record.epsilon is None for record in records):
-        console.print(Text(f"ε {_UNKNOWN} is a private run of which nothing can be claimed (yet)", "dim"))
-    hint = resume_hint(records)
-    if hint is not None:
-        console.print(Text(hint, "dim"))
-    if hidden:
-        console.print(
-            Text(f"{hidden:,} older {'run' if hidden == 1 else 'runs'} not shown: dpft list --all", "dim")
-        )
 
 
 def score_rows(

@@ -14,6 +14,7 @@ from rich.cells import cell_len
 
 from dpft.cli import render
 from dpft.cli.progress import TrainingView
+from dpft.cli.views import list as listing
 from dpft.runs.record import RunRecord
 from dpft.training.evaluation import Evaluation
 from dpft.training.observer import Progress, RunFacts
@@ -89,7 +90,7 @@ def some_runs(count: int = 4) -> list[RunRecord]:
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_the_list_fits_every_width(terminal: Any, width: int) -> None:
     stream = terminal(width)
-    render.runs(some_runs())
+    listing.runs(some_runs())
     lines = shown(stream)
     assert max(cell_len(line) for line in lines) <= width
     head = lines[0].split()
@@ -107,11 +108,11 @@ def test_the_list_fits_every_width(terminal: Any, width: int) -> None:
 
 
 def test_the_list_says_what_it_hides(capsys: pytest.CaptureFixture[str]) -> None:
-    render.runs(some_runs(3), hidden=1)
+    listing.runs(some_runs(3), hidden=1)
     assert capsys.readouterr().out.endswith("1 older run not shown: dpft list --all\n")
-    render.runs(some_runs(3), hidden=12)
+    listing.runs(some_runs(3), hidden=12)
     assert "12 older runs not shown" in capsys.readouterr().out
-    render.runs([], stored=3)
+    listing.runs([], stored=3)
     assert "no run is like that" in capsys.readouterr().out
 
 
@@ -120,7 +121,7 @@ def test_off_a_terminal_nothing_is_cut_or_coloured(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    render.runs(some_runs())
+    listing.runs(some_runs())
     render.summary(some_runs()[0])
     render.warning("careful")
     captured = capsys.readouterr()
@@ -135,7 +136,7 @@ def test_no_color_is_honoured(terminal: Any, monkeypatch: pytest.MonkeyPatch, no
     if no_color:
         monkeypatch.setenv("NO_COLOR", "1")
     stream = terminal(80)
-    render.runs(some_runs())
+    listing.runs(some_runs())
     render.summary(some_runs()[0])
     render.error("UsageError", "no", "yes", 2, as_json=False)
     assert ("\x1b[" in stream.getvalue()) != no_color
