@@ -34,6 +34,7 @@ __all__ = [
     "publish_dir",
     "remove",
     "sha256_file",
+    "storing",
     "write_atomic",
     "write_json_atomic",
 ]
@@ -81,7 +82,7 @@ def write_atomic(path: Path, content: bytes | str, mode: int = 0o600) -> None:
             temporary file is left behind.
     """
     data = content.encode() if isinstance(content, str) else content
-    with _storing("write", path):
+    with storing("write", path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         temporary = Path(name)
         try:
@@ -118,7 +119,7 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         StoreError: the line could not be written whole; a torn tail is cut off again.
     """
-    with _storing("append to", path):
+    with storing("append to", path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "ab", buffering=0) as stream:
             size = os.fstat(descriptor).st_size
@@ -146,7 +147,7 @@ def append_durably(path: Path, line: bytes) -> None:
     Raises:
         StoreError: the disk is full or fails; what was written of the line is cut off again where possible.
     """
-    with _storing("append to", path):
+    with storing("append to", path):
         new = not path.exists()
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -173,7 +174,7 @@ def cut_off(path: Path, size: int) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    with _storing("shorten", path), path.open("r+b") as stream:
+    with storing("shorten", path), path.open("r+b") as stream:
         stream.truncate(size)
         os.fsync(stream.fileno())
 
@@ -184,7 +185,7 @@ def remove(path: Path) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    with _storing("remove", path):
+    with storing("remove", path):
         path.unlink(missing_ok=True)
         _fsync_directory(path.parent)
 
@@ -198,7 +199,7 @@ def ensure_directory(path: Path) -> Path:
     Raises:
         StoreError: it cannot be made, or is not a folder.
     """
-    with _storing("make", path):
+    with storing("make", path):
         for folder in reversed([path, *path.parents]):
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -211,7 +212,7 @@ def sha256_file(path: Path) -> str:
     Raises:
         StoreError: the file cannot be read.
     """
-    with _storing("read", path), path.open("rb") as stream:
+    with storing("read", path), path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -259,7 +260,7 @@ def publish_dir(temporary: Path, final: Path, *, overwrite: bool = False) -> Non
         raise StoreError(
             f"{final} exists and is not empty", hint="choose another place, or ask for overwriting"
         )
-    with _storing("publish", final):
+    with storing("publish", final):
         for path in [temporary, *temporary.rglob("*")]:
             _fsync_directory(path) if path.is_dir() else _fsync_file(path)
         aside = final.with_name(f".{final.name}.old-{secrets.token_hex(4)}")
@@ -307,8 +308,16 @@ def _fsync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _storing(verb: str, path: Path) -> Iterator[None]:
-    """Turn the system's refusals into errors that say what to do."""
+def storing(verb: str, path: Path) -> Iterator[None]:
+    """Turn the system's refusals into errors that say what to do.
+
+    Args:
+        verb: what was tried, such as "write".
+        path: with what.
+
+    Raises:
+        StoreError: the system refused.
+    """
     try:
         yield
     except OSError as error:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +12,17 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from dpft.errors import AmbiguousError, NotFoundError, StoreError, UsageError
+from dpft.errors import NotFoundError, StoreError, UsageError
 from dpft.runs import paths
 from dpft.runs.active import ActiveRun, hold_if_free, run_lock
 from dpft.runs.again import TakenRun, hold_or_refuse
 from dpft.runs.files import ensure_directory, write_atomic
 from dpft.runs.names import check_name, check_note, check_tag, invent_name
 from dpft.runs.record import RunRecord, load_record, new_run_id, save_record, utc_now
+from dpft.runs.references import find
 from dpft.runs.registry import Index, Registry
 from dpft.runs.schema import migrate, read_document
+from dpft.runs.trash import Trash
 from dpft.spec import RunSpec
 
 __all__ = ["Store"]
@@ -124,21 +124,38 @@ class Store:
             AmbiguousError: several ids begin so; the message lists them.
             NotFoundError: there is no such run; the hint has the nearest names.
         """
-        records = self.list()
-        if ref.startswith("@"):
-            return _by_age(ref, records)
-        wanted = ref.casefold()
-        named = [record for record in records if record.name.casefold() == wanted]
-        if named:
-            return named[0]
-        matches = [record for record in records if wanted and record.run_id.startswith(wanted)]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            shown = max(8, len(ref) + 4)
-            listed = ", ".join(f"{record.run_id[:shown]} ({record.name})" for record in matches)
-            raise AmbiguousError(f"{ref!r} is ambiguous: {listed}", hint="give more of the id, or the name")
-        raise NotFoundError(f"no run {ref!r}", hint=_nearest(wanted, records))
+        return find(ref, self.list())
+
+    @property
+    def trash(self) -> Trash:
+        """What was removed."""
+        return Trash(self.home, self._registry)
+
+    def annotate(
+        self, record: RunRecord, *, tags: tuple[str, ...] | None = None, note: str | None = None
+    ) -> RunRecord:
+        """Give a run other tags or another note, in ``run.json`` and the registry.
+
+        Returns:
+            The new record.
+
+        Raises:
+            UsageError: a tag or note that may not be one.
+            LockedError: the run is running: its process would write over it.
+            StoreError: the store cannot be written.
+        """
+        for tag in tags or ():
+            check_tag(tag)
+        check_note(note or "")
+        with hold_or_refuse(record):
+            truth = load_record(record.run_dir)
+            changed = truth.revise(
+                tags=truth.tags if tags is None else tags, note=truth.note if note is None else note
+            )
+            save_record(changed)
+            with self._registry.transaction() as index:
+                index.put(changed)
+        return changed
 
     def manifest(self, record: RunRecord) -> dict[str, Any]:
         """The run's ``privacy.json``; never migrated, since it is evidence.
@@ -253,23 +270,3 @@ def _first_record(spec: RunSpec, directory: Path, name: str) -> RunRecord:
         note=spec.note,
         run_dir=directory,
     )
-
-
-def _by_age(ref: str, records: Records) -> RunRecord:
-    match = re.fullmatch(r"@(latest|[1-9][0-9]{0,8})", ref)
-    if match is None:
-        raise NotFoundError(
-            f"no run {ref!r}", hint="write @latest, or @1 for the newest run, @2 for the one before"
-        )
-    number = 1 if match.group(1) == "latest" else int(match.group(1))
-    if number > len(records):
-        raise NotFoundError(f"no run {ref!r}: there are {len(records)} runs", hint="see 'dpft list'")
-    return records[number - 1]
-
-
-def _nearest(ref: str, records: Records) -> str:
-    names = {record.name.casefold(): record.name for record in records}
-    close = difflib.get_close_matches(ref, names, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(names[name] for name in close)}?"
-    return "see 'dpft list'" if records else "there are no runs yet: begin with 'dpft train'"
