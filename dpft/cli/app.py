@@ -14,7 +14,25 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from dpft import __version__
-from dpft.cli import audit, budget, doctor, env, export, prepare, report, show, team, train, verify
+from dpft.cli import (
+    audit,
+    budget,
+    compare,
+    doctor,
+    env,
+    export,
+    gc,
+    note,
+    prepare,
+    report,
+    restore,
+    rm,
+    show,
+    tag,
+    team,
+    train,
+    verify,
+)
 from dpft.cli import eval as evaluation
 from dpft.cli import list as listing
 from dpft.errors import DpftError, InterruptedRunError, UsageError
@@ -46,18 +64,25 @@ app = typer.Typer(
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
 )
-app.command("prepare", epilog=prepare.EXAMPLE)(prepare.prepare)
-app.command("train", epilog=train.EXAMPLE)(train.train)
-app.command("eval", epilog=evaluation.EXAMPLE)(evaluation.evaluate)
-app.command("list", epilog=listing.EXAMPLE)(listing.list_runs)
-app.command("show", epilog=show.EXAMPLE)(show.show)
-app.command("report", epilog=report.EXAMPLE)(report.report)
-app.command("export", epilog=export.EXAMPLE)(export.export)
-app.command("budget", epilog=budget.EXAMPLE)(budget.budget)
-app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
-app.command("audit", epilog=audit.EXAMPLE)(audit.audit)
-app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
-app.command("env", epilog=env.EXAMPLE)(env.env)
+_WORK, _LOOK, _TRUST, _KEEP = "Fine-tune", "Look and compare", "Trust", "Keep house"
+app.command("prepare", epilog=prepare.EXAMPLE, rich_help_panel=_WORK)(prepare.prepare)
+app.command("train", epilog=train.EXAMPLE, rich_help_panel=_WORK)(train.train)
+app.command("eval", epilog=evaluation.EXAMPLE, rich_help_panel=_WORK)(evaluation.evaluate)
+app.command("export", epilog=export.EXAMPLE, rich_help_panel=_WORK)(export.export)
+app.command("list", epilog=listing.EXAMPLE, rich_help_panel=_LOOK)(listing.list_runs)
+app.command("show", epilog=show.EXAMPLE, rich_help_panel=_LOOK)(show.show)
+app.command("compare", epilog=compare.EXAMPLE, rich_help_panel=_LOOK)(compare.compare)
+app.command("report", epilog=report.EXAMPLE, rich_help_panel=_LOOK)(report.report)
+app.command("budget", epilog=budget.EXAMPLE, rich_help_panel=_LOOK)(budget.budget)
+app.command("verify", epilog=verify.EXAMPLE, rich_help_panel=_TRUST)(verify.verify)
+app.command("audit", epilog=audit.EXAMPLE, rich_help_panel=_TRUST)(audit.audit)
+app.command("doctor", epilog=doctor.EXAMPLE, rich_help_panel=_TRUST)(doctor.doctor)
+app.command("rm", epilog=rm.EXAMPLE, rich_help_panel=_KEEP)(rm.remove)
+app.command("restore", epilog=restore.EXAMPLE, rich_help_panel=_KEEP)(restore.restore)
+app.command("gc", epilog=gc.EXAMPLE, rich_help_panel=_KEEP)(gc.collect_garbage)
+app.command("tag", epilog=tag.EXAMPLE, rich_help_panel=_KEEP, cls=tag.TagCommand)(tag.tag)
+app.command("note", epilog=note.EXAMPLE, rich_help_panel=_KEEP)(note.note)
+app.command("env", epilog=env.EXAMPLE, rich_help_panel=_KEEP)(env.env)
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from dpft.cli.render import panel, score_rows, status_text, stdout
+from dpft.cli.views.resumable import resume_command
+from dpft.cli.views.sparkline import can_draw, sparkline
 from dpft.cli.wording import duration, file_size, one_line, privacy
+from dpft.runs.curves import validation_curve
 from dpft.runs.statement import round_up_epsilon
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ def run(record: RunRecord, spec: RunSpec, manifest: Mapping[str, Any] | None) ->
         (record.name, "bold"), f" · {record.dataset} · {record.finetune_mode} · ", status_text(record)
     )
     rows = [*_statement(record, manifest), *_opinions(manifest)]
-    rows += score_rows(record.metrics, record.baselines)
+    rows += [*score_rows(record.metrics, record.baselines), *_curve(console, record)]
     rows += [
         *_mechanism(record, manifest),
         *_setting(record, spec),
@@ -49,6 +52,15 @@ def _statement(record: RunRecord, manifest: Mapping[str, Any] | None) -> Rows:
     elif record.error:
         yield "failed", Text(one_line(record.error), "red")
     yield "privacy", privacy(record.private, record.epsilon, record.delta, record.steps)
+
+
+def _curve(console: Console, record: RunRecord) -> Rows:
+    """The validation scores from first to last, where there was more than one."""
+    name, values = validation_curve(record.run_dir)
+    if len(values) > 1:
+        line = sparkline(values, blocks=can_draw(console))
+        told = f"  {values[0]:.4f} to {values[-1]:.4f}, best {max(values):.4f}, over {len(values)} epochs"
+        yield name if len(record.metrics) > 1 else "validation", Text.assemble((line, "green"), (told, "dim"))
 
 
 def _opinions(manifest: Mapping[str, Any] | None) -> Rows:
@@ -105,6 +117,10 @@ def _files(record: RunRecord) -> Rows:
 
 
 def _next(record: RunRecord, manifest: Mapping[str, Any] | None) -> Rows:
+    commands = [*filter(None, [resume_command(record)])]
     if manifest is not None and record.steps:
-        commands = [f"dpft {verb} {record.name}" for verb in ("verify", "eval", "export")]
+        commands += [f"dpft {verb} {record.name}" for verb in ("verify", "eval", "export")]
+    elif not commands and record.status != "running":
+        commands.append(f"dpft rm {record.name}")
+    if commands:
         yield "next", Text("\n".join(commands), "cyan")
