@@ -17,7 +17,7 @@ from dpft.engines.base import MicroBatch, PieceReport, example_losses
 from dpft.engines.guard import GuardedSession
 from dpft.errors import PrivacyError
 from dpft.privacy.clipping import Clipper
-from dpft.privacy.gradients import PerExampleGradient
+from dpft.privacy.gradients import PerExampleGradient, Together
 from dpft.privacy.tape import Tape
 
 __all__ = ["ENGINE", "BookkeepingEngine", "BookkeepingSession"]
@@ -43,18 +43,22 @@ class BookkeepingSession:
             PrivacyError: the model's output does not depend on any trainable parameter.
         """
         losses, gradients = self._record(batch, self._precision)
-        norms = {name: gradient.norms() for name, gradient in gradients.items()}
+        together = Together(gradients)
+        norms = together.norms()
         total = torch.stack([n.square for n in norms.values()]).sum(0).sqrt()
         factors = self._factors(norms)
         finite = torch.isfinite(total) & torch.isfinite(losses)
-        keep = None if bool(finite.all()) else finite.nonzero().flatten()
-        if keep is not None and not len(keep):
+        if bool(finite.all()):
+            gradients.clear()  # each is freed as soon as it has been added
+            together.accumulate(factors, sums)
+            return PieceReport(losses.detach(), total, 0)
+        keep = finite.nonzero().flatten()
+        if not len(keep):
             return PieceReport(losses.detach(), total, len(batch))
         for name, gradient in gradients.items():
             # Zero times infinity is not zero: what is not finite must not enter the product at all.
-            kept = gradient if keep is None else gradient.select(keep)
-            kept.accumulate(factors[name] if keep is None else factors[name][keep], sums[name])
-        return PieceReport(losses.detach(), total, 0 if keep is None else len(batch) - len(keep))
+            gradient.select(keep).accumulate(factors[name][keep], sums[name])
+        return PieceReport(losses.detach(), total, len(batch) - len(keep))
 
     def gradients(self, batch: MicroBatch) -> dict[str, PerExampleGradient]:
         """Per-example gradients of ``batch`` at full precision, before clipping; unused parameters absent."""

@@ -12,17 +12,19 @@ unclipped, and never silently left where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dpft.errors import PrivacyError, UnsupportedLayerError
-from dpft.privacy.gradients import PerExampleGradient, merge
+from dpft.privacy.gradients import PerExampleGradient, SharedTokens, merge, tokens
 from dpft.tables import RULES
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ class Tape:
         self._widths: set[int] = set()
         self._paused = False
         self._uses: dict[int, list[PerExampleGradient]] = {}
+        self._expected: Counter[int] = Counter()
+        self._shared: WeakValueDictionary[tuple[object, ...], SharedTokens] = WeakValueDictionary()
         self._anchor = torch.zeros((), requires_grad=True)
 
     def __enter__(self) -> Tape:
@@ -105,7 +109,7 @@ class Tape:
             )
         self._batch_size = batch_size
         self._widths = set()
-        self._uses = {}
+        self.forget()
         try:
             yield
         finally:
@@ -134,7 +138,7 @@ class Tape:
     def gradients(self) -> dict[str, PerExampleGradient]:
         """What the last recorded micro-batch left, by parameter name; unused parameters are absent (zero)."""
         return {
-            name: merge(self._uses[id(parameter)])
+            name: merge(self._uses[id(parameter)]).settle()
             for name, parameter in self.parameters.items()
             if id(parameter) in self._uses
         }
@@ -142,6 +146,7 @@ class Tape:
     def forget(self) -> None:
         """Free what was recorded."""
         self._uses = {}
+        self._expected = Counter()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -198,10 +203,28 @@ class Tape:
         watched: Tensor = _Watch.apply(value, self._anchor.to(value.device), on_gradient)  # type: ignore[no-untyped-call]
         return watched
 
+    def expect(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Announce, during forward, one use of each of ``parameters``.
+
+        Speed only: the gradient of a parameter with a single use is settled during backward, while what it
+        consists of is still in the processor's caches.
+        """
+        self._expected.update(map(id, parameters))
+
     def add(self, parameter: nn.Parameter, gradient: PerExampleGradient) -> None:
         """One use of ``parameter``."""
         assert gradient.batch_size == self._batch_size
+        if self._expected[id(parameter)] == 1:
+            gradient = gradient.settle()
         self._uses.setdefault(id(parameter), []).append(gradient)
+
+    def shared(self, value: Tensor) -> SharedTokens:
+        """``value`` (b … d) as tokens; the same object for every layer that saw the same tensor."""
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value._version)
+        found = self._shared.get(key)
+        if found is None:
+            found = self._shared[key] = SharedTokens(tokens(value), value)
+        return found
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:

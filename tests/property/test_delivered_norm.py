@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpft.privacy.clipping import Clipper, FlatClipper, base
-from dpft.privacy.gradients import DenseGradient, IndexedGradient, OuterGradient, PerExampleGradient
+from dpft.privacy.gradients import (
+    DenseGradient,
+    IndexedGradient,
+    OuterGradient,
+    PerExampleGradient,
+    SharedTokens,
+    Together,
+    gram,
+    outer,
+    shared,
+)
 from dpft.tables import CLIPPERS
 
 SHAPES = st.tuples(
@@ -17,6 +27,9 @@ SHAPES = st.tuples(
     st.integers(1, 24),  # inputs
     st.integers(1, 24),  # outputs
 )
+
+
+KINDS = ["outer", "cancelling", "written", "shared", "indexed", "positions", "dense"]
 
 
 def random(shape: tuple[int, ...], generator: torch.Generator, spread: float) -> torch.Tensor:
@@ -43,6 +56,15 @@ def make(kind: str, shape: tuple[int, int, int, int], seed: int) -> tuple[PerExa
         gradient = OuterGradient(random((b, t, d), generator, 2), random((b, t, p), generator, 2))
     elif kind == "cancelling":
         gradient = cancelling(b, t, d, p, generator)
+    elif kind == "written":
+        gradient = cancelling(b, t, d, p, generator)._written()
+    elif kind == "shared":
+        gradient = OuterGradient(
+            SharedTokens(random((b, t, d), generator, 2)), SharedTokens(random((b, t, p), generator, 2))
+        )
+    elif kind == "positions":
+        ids = torch.randperm(t, generator=generator).expand(b, t)
+        gradient = IndexedGradient(ids, random((b, t, p), generator, 2), t)
     elif kind == "indexed":
         ids = torch.randint(0, d, (b, t), generator=generator)
         gradient = IndexedGradient(ids, random((b, t, p), generator, 2), d)
@@ -53,23 +75,33 @@ def make(kind: str, shape: tuple[int, int, int, int], seed: int) -> tuple[PerExa
 
 def delivered(gradients: list[tuple[PerExampleGradient, torch.Size]], clipper: Clipper) -> torch.Tensor:
     """The norm each example alone adds to the sums, (b); every gradient is of a layer of its own."""
-    norms = {f"{number}.weight": gradient.norms() for number, (gradient, _) in enumerate(gradients)}
+    named = {f"{number}.weight": gradient for number, (gradient, _) in enumerate(gradients)}
+    shapes = {name: shape for name, (_, shape) in zip(named, gradients, strict=True)}
+    norms = Together(named).norms()
     factors = clipper.over(norms)(norms)
-    out = []
+    worst = []
     for i in range(gradients[0][0].batch_size):
-        squares = 0.0
-        for number, (gradient, shape) in enumerate(gradients):
-            into = torch.zeros(shape)
-            gradient.select(torch.tensor([i])).accumulate(factors[f"{number}.weight"][i : i + 1], into)
-            squares += float(into.double().square().sum())
-        out.append(squares**0.5)
-    return torch.tensor(out, dtype=torch.float64)
+        alone = {name: gradient.select(torch.tensor([i])) for name, gradient in named.items()}
+        own = {id(value): value[i : i + 1] for value in factors.values()}
+        of_this = {name: own[id(value)] for name, value in factors.items()}
+        # As the engine adds it up with others whose factors are zero, and by itself.
+        others = {id(v): v.where(torch.arange(len(v)) == i, 0.0) for v in factors.values()}
+        among = {name: others[id(value)] for name, value in factors.items()}
+        norms_delivered = []
+        for some, which in ((Together(alone), of_this), (Together(named), among)):
+            sums = {name: torch.zeros(shape) for name, shape in shapes.items()}
+            some.accumulate(which, sums)
+            norms_delivered.append(
+                sum(float(value.double().square().sum()) for value in sums.values()) ** 0.5
+            )
+        worst.append(max(norms_delivered))
+    return torch.tensor(worst, dtype=torch.float64)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     SHAPES,
-    st.lists(st.sampled_from(["outer", "cancelling", "indexed", "dense"]), min_size=1, max_size=3),
+    st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
     st.integers(0, 2**31),
     st.sampled_from([1e-3, 0.1, 1.0, 50.0]),
     st.sampled_from(CLIPPERS.names()),
@@ -142,6 +174,72 @@ def test_large_gradients_do_not_overshoot(constant: bool) -> None:
     ]
     for case in cases:
         assert delivered([case], FlatClipper(0.1)).max() <= 0.1 * (1 + 1e-6), type(case[0]).__name__
+
+
+def overshoot_of_alike_terms(tokens: int, width: int) -> float:
+    """Inner products of equal terms, whose rounding errors have one sign; one token has the gradient."""
+    worst = -1.0
+    for size in (0.3, 0.1, 1 / 3, 0.7):
+        generator = torch.Generator().manual_seed(width)
+        a, g = (size * torch.randn((1, tokens, width), generator=generator).sign() for _ in range(2))
+        g[:, 1:] = 0
+        case: tuple[PerExampleGradient, torch.Size] = (OuterGradient(a, g), torch.Size((width, width)))
+        worst = max(worst, float(delivered([case], FlatClipper(0.1)).max()) / 0.1 - 1)
+    return worst
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(2, 400), (2, 3072), (9, 1536), (64, 768)])
+def test_inner_products_of_many_alike_terms_do_not_overshoot(tokens: int, width: int) -> None:
+    assert overshoot_of_alike_terms(tokens, width) <= 1e-6
+
+
+def overshoot_of_alike_tokens() -> float:
+    """All tokens alike: every product of the Gram form has the same sign, and their rounding errors too."""
+    worst = -1.0
+    for size in (0.3, 0.1, 1 / 3, 0.7):
+        generator = torch.Generator().manual_seed(0)
+        a, g = (size * torch.randn((1, 1, 256), generator=generator).sign() for _ in range(2))
+        gradient = OuterGradient(a.repeat(1, 300, 1), g.repeat(1, 300, 1))
+        case: tuple[PerExampleGradient, torch.Size] = (gradient, torch.Size((256, 256)))
+        worst = max(worst, float(delivered([case], FlatClipper(0.1)).max()) / 0.1 - 1)
+    return worst
+
+
+def test_sums_over_many_pairs_of_tokens_do_not_overshoot() -> None:
+    assert overshoot_of_alike_tokens() <= 1e-6
+
+
+def test_planted_sum_of_pairs_one_after_the_other_overshoots(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_a_row(self: gram.Layout, products: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(len(products))
+        for column in products.mul_(self.weights).unbind(1):
+            total += column
+        return total
+
+    monkeypatch.setattr(gram.Layout, "total", in_a_row)
+    assert overshoot_of_alike_tokens() > 1e-6
+
+
+def term_by_term(self: gram.Layout, value: torch.Tensor) -> torch.Tensor:
+    """The least exact of all ways to add up: one term after the other."""
+    total = torch.zeros(len(value), value.shape[1], value.shape[1])
+    for feature in value.unbind(2):
+        total += feature[:, :, None] * feature[:, None, :]
+    return total.flatten(1)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_guard_covers_the_least_exact_inner_products(
+    guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And without its share for long inner products, it would not: the planted bug."""
+    full = gram.Layout(2, None, 4, torch.ones(4), torch.tensor([0, 3]))
+    monkeypatch.setattr(gram.Layout, "products", term_by_term)
+    for module in (shared, outer):
+        monkeypatch.setattr(module, "layout_for", lambda value: full)
+    if not guarded:
+        monkeypatch.setattr(outer, "_TERMS", float("inf"))
+    assert (overshoot_of_alike_terms(2, 1536) <= 1e-6) == guarded
 
 
 @pytest.mark.parametrize("kind", ["outer", "indexed", "dense"])

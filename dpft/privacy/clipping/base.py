@@ -98,7 +98,8 @@ class GroupFactors:
     def __call__(self, norms: Mapping[str, Norms]) -> dict[str, Tensor]:
         """See :class:`Factors`."""
         group = [self._group[name] for name in norms]
-        squares = torch.stack([n.square + ROUNDING_GUARD * n.square_magnitude for n in norms.values()])
+        squares = torch.stack([n.square for n in norms.values()])
+        squares.add_(torch.stack([n.square_magnitude for n in norms.values()]), alpha=ROUNDING_GUARD)
         if self._count == 1:
             guarded = squares.sum(0, keepdim=True).sqrt()
         else:

@@ -22,6 +22,7 @@ class Conv1DRule(InputOutputRule):
     """A linear layer with a transposed weight, and a bias."""
 
     layer = nn.Module
+    tokenwise = True
 
     def owned(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """Weight and bias of a layer that computes ``x W + b``."""
@@ -38,7 +39,7 @@ class Conv1DRule(InputOutputRule):
         """W: Σ_t a_t g_tᵀ; b: Σ_t g_t."""
         g = tokens(gradient)
         if "weight" in wanted:
-            tape.add(wanted["weight"], OuterGradient(g, tokens(seen)))
+            tape.add(wanted["weight"], OuterGradient(g, tape.shared(seen)))
         if "bias" in wanted:
             tape.add(wanted["bias"], DenseGradient(g.sum(1)))
 

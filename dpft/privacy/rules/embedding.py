@@ -27,10 +27,10 @@ class EmbeddingRule(InputOutputRule):
     ) -> None:
         """Row ``ids[t]`` receives ``g_t``, as ``torch.nn.functional.embedding`` defines it."""
         assert isinstance(module, nn.Embedding)
-        ids, g = seen.flatten(1), tokens(gradient)
-        if module.padding_idx is not None:
-            g = g.masked_fill((ids == module.padding_idx)[:, :, None], 0.0)
-        tape.add(wanted["weight"], IndexedGradient(ids, g, module.num_embeddings))
+        gradients = IndexedGradient(
+            seen.flatten(1), tokens(gradient), module.num_embeddings, module.padding_idx
+        )
+        tape.add(wanted["weight"], gradients)
 
 
 RULE = EmbeddingRule()

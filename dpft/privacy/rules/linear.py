@@ -15,6 +15,7 @@ class LinearRule(InputOutputRule):
     """``torch.nn.Linear``."""
 
     layer = nn.Linear
+    tokenwise = True
 
     def record(
         self, module: nn.Module, wanted: dict[str, nn.Parameter], seen: Tensor, gradient: Tensor, tape: Tape
@@ -22,7 +23,7 @@ class LinearRule(InputOutputRule):
         """W: Σ_t g_t a_tᵀ; b: Σ_t g_t."""
         g = tokens(gradient)
         if "weight" in wanted:
-            tape.add(wanted["weight"], OuterGradient(tokens(seen), g))
+            tape.add(wanted["weight"], OuterGradient(tape.shared(seen), g))
         if "bias" in wanted:
             tape.add(wanted["bias"], DenseGradient(g.sum(1)))
 

@@ -49,6 +49,7 @@ class _KnownEpsilon(InputOutputRule):
     """The rule for one layer."""
 
     layer = nn.Module
+    tokenwise = True
 
     def __init__(self, epsilon: float) -> None:
         self._epsilon = epsilon

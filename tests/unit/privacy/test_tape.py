@@ -279,3 +279,37 @@ def test_a_model_that_ignores_what_trains_is_refused() -> None:
         pytest.raises(PrivacyError, match="no trainable parameter"),
     ):
         session.accumulate(example_batch(), {})
+
+
+# -- what a layer saw must still be there when its gradient arrives
+
+
+class Overwriting(Reusing):
+    """Changes a layer's input after the layer has read it."""
+
+    def forward(self, input_ids: torch.Tensor) -> Output:
+        hidden = torch.tanh(self.norm(self.words(input_ids)))
+        out = self.shared(hidden)
+        with torch.no_grad():
+            hidden.mul_(2)
+        return Output(self.head(self.scores(out).mean(1)))
+
+
+def test_an_input_changed_in_place_is_noticed() -> None:
+    model = Overwriting()
+    with (
+        Tape(model, {"shared.weight": model.shared.weight}) as recording,
+        recording.recording(4),
+        pytest.raises(UnsupportedLayerError, match="'shared' was changed in place"),
+    ):
+        torch.autograd.backward(model(example_batch().inputs["input_ids"]).logits.sum())
+
+
+def test_layers_that_read_one_tensor_share_it_and_others_do_not() -> None:
+    recording = Tape(Reusing(), {})
+    value = torch.randn(2, 3, 4)
+    first = recording.shared(value)
+    assert recording.shared(value.detach()) is first
+    assert recording.shared(value[:, :2]) is not first
+    value.add_(1)
+    assert recording.shared(value) is not first

@@ -1,0 +1,109 @@
+"""Gradients of linear weights, as the two factors of their outer products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dpft.privacy.gradients.base import Norms, PerExampleGradient, square_norms
+from dpft.privacy.gradients.dense import DenseGradient
+from dpft.privacy.gradients.gram import layout_for
+from dpft.privacy.gradients.shared import SharedTokens
+
+__all__ = ["OuterGradient"]
+
+# Costs in multiply-adds of a Gram matrix, measured on a CPU with AVX-512. Written-out gradients are written,
+# read for their norm and read for their sum: so much per element, more where the memory for them is fresh …
+_PER_ELEMENT = 30
+_PER_FRESH_ELEMENT = 100
+_FRESH = 32 << 20  # bytes: from here on, memory comes from the system, page by page
+# … while Gram matrices cost something for every token besides their multiply-adds.
+_PER_TOKEN = 5700
+
+_TERMS = 64  # of inner products, whose rounding weighs as much as that of anything else (see Norms)
+_SKINNY = 48  # few columns: a product is several times as fast the other way round
+
+
+class OuterGradient(PerExampleGradient):
+    """``Σ_t g_t a_tᵀ`` of a weight stored as (outputs, inputs).
+
+    Args:
+        activations: layer inputs, (b t d), float32; shared where other layers read the same.
+        output_gradients: gradients at the layer's output, (b t p), float32.
+    """
+
+    def __init__(self, activations: Tensor | SharedTokens, output_gradients: Tensor | SharedTokens) -> None:
+        self._a = activations if isinstance(activations, SharedTokens) else SharedTokens(activations)
+        self._g = (
+            output_gradients if isinstance(output_gradients, SharedTokens) else SharedTokens(output_gradients)
+        )
+
+    @property
+    def activations(self) -> Tensor:
+        """Layer inputs, (b t d)."""
+        return self._a.value
+
+    @property
+    def output_gradients(self) -> Tensor:
+        """Gradients at the layer's output, (b t p)."""
+        return self._g.value
+
+    @property
+    def batch_size(self) -> int:
+        """Number of examples."""
+        return self.activations.shape[0]
+
+    def settle(self) -> PerExampleGradient:
+        """Written out where Gram matrices would cost more: many tokens, small weights."""
+        if self.activations.shape[1] > 1 and self._writing_is_cheaper():
+            return self._written()
+        return super().settle()
+
+    def _writing_is_cheaper(self) -> bool:
+        batch, tokens, d = self.activations.shape
+        p = self.output_gradients.shape[2]
+        element = _PER_ELEMENT if 4 * batch * p * d < _FRESH else _PER_FRESH_ELEMENT
+        return p * d * element < tokens * tokens * (p + d) + _PER_TOKEN * tokens
+
+    def _written(self) -> DenseGradient:
+        a, g = self.activations, self.output_gradients
+        transposed = a.shape[2] <= _SKINNY and a.shape[2] < g.shape[2]
+        return DenseGradient(torch.bmm(a.mT, g) if transposed else torch.bmm(g.mT, a), transposed=transposed)
+
+    def _compute_norms(self) -> Norms:
+        """The Gram form ⟨aaᵀ, ggᵀ⟩.
+
+        An inner product of d terms in float32 has an error of up to d/2 units in the last place, all of one
+        sign where the terms are alike; the magnitude is scaled to cover half of that, several times what any
+        BLAS at hand was seen to do.
+        """
+        if self.activations.shape[1] == 1:
+            square = square_norms(self.activations[:, 0]) * square_norms(self.output_gradients[:, 0])
+            return Norms(square, square)
+        layout = layout_for(self.activations)
+        products = self._a.gram * self._g.gram
+        lengths = products.index_select(1, layout.diagonal).sqrt_()  # ‖a_t‖·‖g_t‖, b t
+        magnitude = lengths.sum(1).double().square_()
+        terms = self.activations.shape[2] + self.output_gradients.shape[2]
+        # A Gram sum may round to slightly below zero where everything cancels.
+        square = layout.total(products).double().clamp_(min=0)
+        return Norms(square, magnitude.mul_(1 + terms / _TERMS))
+
+    def accumulate(self, factors: Tensor, into: Tensor) -> None:
+        """One matrix product over examples and tokens together; the narrower side is weighted."""
+        if self.output_gradients.shape[2] < self.activations.shape[2]:
+            a, g = self.activations.flatten(0, 1), self._g.weighted(factors).flatten(0, 1)
+        else:
+            a, g = self._a.weighted(factors).flatten(0, 1), self.output_gradients.flatten(0, 1)
+        if a.shape[1] <= _SKINNY and a.shape[1] < g.shape[1]:
+            into.add_((a.T @ g).T)
+        else:
+            into.addmm_(g.T, a)
+
+    def select(self, keep: Tensor) -> OuterGradient:
+        """Only the examples in ``keep``."""
+        return OuterGradient(self.activations[keep], self.output_gradients[keep])
+
+    def dense(self) -> Tensor:
+        """Shape (b p d)."""
+        return torch.bmm(self.output_gradients.mT, self.activations)
