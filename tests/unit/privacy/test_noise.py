@@ -84,6 +84,27 @@ def test_tails_reach_beyond_eight_and_a_half() -> None:
     assert tail_reach(2.0**-53, torch.float64) > 8.57
 
 
+def test_pairs_are_the_transform_of_their_uniforms() -> None:
+    """Against sines and cosines, at the ends of both ranges and where either is zero."""
+    ends = [2.0**-53, 0.125, 0.25, 0.5, 0.75, 1 - 2.0**-53, 1.0]
+    grid = torch.cartesian_prod(*[torch.tensor(ends, dtype=torch.float64)] * 2)
+    radius, angle = grid.T
+    r, turn = (-2 * radius.log()).sqrt(), 2 * math.pi * (angle - 0.5)
+    found = normals_from_uniforms(torch.cat([radius, angle]))
+    torch.testing.assert_close(found, torch.cat([r * turn.cos(), r * turn.sin()]), rtol=1e-14, atol=4e-15)
+
+
+def test_known_normals() -> None:
+    """The first of the zero key, from the uniforms of its known bytes, by the formula."""
+    words = [
+        int.from_bytes(bytes.fromhex("".join(KNOWN_BLOCKS))[i : i + 8], "little") for i in range(0, 32, 8)
+    ]
+    u = [((word >> 11) + 1) * 2.0**-53 for word in words]
+    pairs = [(math.sqrt(-2 * math.log(u[i])), 2 * math.pi * (u[2 + i] - 0.5)) for i in range(2)]
+    expected = [r * math.cos(t) for r, t in pairs] + [r * math.sin(t) for r, t in pairs]
+    assert KeyStream(ZERO_KEY).normals(4).tolist() == pytest.approx(expected, rel=1e-13)
+
+
 def test_planted_float32_tails_fall_short() -> None:
     """A 24-bit uniform, as float32 generators draw, never leaves ±5.77: what the test above would refuse."""
     assert tail_reach(2.0**-24, torch.float32) < 5.78
