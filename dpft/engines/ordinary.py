@@ -26,11 +26,14 @@ class OrdinarySession:
 
     def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
         """Add the gradient of the summed loss to ``sums``."""
-        losses = example_losses(self._model, batch, self._precision)
-        gradients = torch.autograd.grad(losses.sum(), list(self._parameters.values()), allow_unused=True)
-        for name, gradient in zip(self._parameters, gradients, strict=True):
-            if gradient is not None:
-                sums[name].add_(gradient)
+        for name, parameter in self._parameters.items():
+            parameter.grad = sums[name]  # backward adds to it in place
+        try:
+            losses = example_losses(self._model, batch, self._precision)
+            torch.autograd.backward(losses.sum())
+        finally:
+            for parameter in self._parameters.values():
+                parameter.grad = None
         return PieceReport(losses.detach(), None, 0)
 
 

@@ -16,7 +16,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from dpft.accounting.calibrate import calibrate_noise_multiplier
@@ -24,6 +23,7 @@ from dpft.accounting.event import MechanismEvent
 from dpft.errors import PrivacyError, UsageError
 from dpft.privacy.clipping import Clipper
 from dpft.privacy.noise import KeyStream, Purpose
+from dpft.privacy.release import add_noise, check_finite
 from dpft.privacy.sampling import PoissonSampler, ShuffleSampler
 from dpft.runs.manifest_parts import DELTA_CHOSEN, DELTA_FROM_DECLARED_ROWS, DELTA_FROM_ROWS
 from dpft.spec import OptimisationSpec, PrivacySpec
@@ -134,7 +134,7 @@ class Plan(Protocol):
         """The next step's examples."""
 
     def release(self, draw: Draw, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The gradient of ``draw`` from its (clipped) sums."""
+        """The gradient of ``draw`` from its (clipped) sums, in their memory."""
 
 
 class _Turns:
@@ -251,29 +251,22 @@ class PrivatePlan(_Turns):
 
         Args:
             draw: the pending draw.
-            sums: clipped sums by parameter, as the engine computed them for ``draw``.
+            sums: clipped sums by parameter, as the engine computed them for ``draw``; contiguous. They are
+                used up: their memory becomes the gradients'.
 
         Returns:
-            Noisy mean gradients, in each parameter's dtype. Noise is added in float64 and B is the *expected*
-            batch size: the realised one is private.
+            Noisy mean gradients, in each sum's dtype. Noise is added in float64 and B is the *expected* batch
+            size: the realised one is private.
 
         Raises:
             PrivacyError: ``draw`` is not pending, or a sum is not finite (nothing is released then).
         """
-        for name, value in sums.items():
-            if not bool(torch.isfinite(value).all()):
-                raise PrivacyError(
-                    f"the clipped sum of {name} is not finite",
-                    hint="this is a defect in the engine; run with --engine of another kind and report it",
-                )
+        check_finite(sums)
         self._close(draw)
         self._stream.begin(self.steps_taken, Purpose.NOISE)
-        scale = self._event.noise_multiplier * self.clipper.sensitivity
-        released = {}
-        for name, value in sums.items():
-            noise = self._stream.normals(value.numel()).view(value.shape).mul_(scale).to(value.device)
-            released[name] = noise.add_(value).div_(self.schedule.expected_batch_size).to(value.dtype)
-        return released
+        deviation = self._event.noise_multiplier * self.clipper.sensitivity
+        add_noise(sums, self._stream.normals, deviation, self.schedule.expected_batch_size)
+        return dict(sums)
 
 
 class OrdinaryPlan(_Turns):
@@ -292,9 +285,9 @@ class OrdinaryPlan(_Turns):
         return self._open(self._sampler.draw())
 
     def release(self, draw: Draw, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Mean gradients."""
+        """Mean gradients, in the sums' memory."""
         self._close(draw)
-        return {name: value / max(1, len(draw.indices)) for name, value in sums.items()}
+        return {name: value.div_(max(1, len(draw.indices))) for name, value in sums.items()}
 
 
 def schedule_for(examples: int, optimisation: OptimisationSpec, privacy: PrivacySpec) -> Schedule:

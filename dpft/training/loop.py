@@ -18,7 +18,7 @@ from dpft.engines.base import MicroBatch, PieceReport, Session
 from dpft.errors import PrivacyError
 from dpft.privacy.plan import Plan
 from dpft.privacy.sampling import micro_batches
-from dpft.privacy.step import step
+from dpft.privacy.step import accumulators, step
 from dpft.spec import HardwareSpec, OptimisationSpec
 from dpft.training.batches import collate
 from dpft.training.learner import Learner
@@ -74,7 +74,10 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW with linear warm-up and linear decay to zero; all of it post-processing of released gradients."""
     optimizer = torch.optim.AdamW(
-        parameters.values(), lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay
+        parameters.values(),
+        lr=optimisation.learning_rate,
+        weight_decay=optimisation.weight_decay,
+        fused=True,
     )
     warmup = max(1, math.ceil(optimisation.warmup_fraction * steps))
 
@@ -137,6 +140,7 @@ def fit(
         )
     signals = Deferred()
     lengths = work.split.lengths + work.extra_tokens
+    sums = accumulators(work.parameters)
     began = time.monotonic()
 
     def pieces(indices: Indices) -> Iterator[MicroBatch]:
@@ -153,7 +157,7 @@ def fit(
             reports.append(work.session.accumulate(piece, sums))
 
         with signals:
-            draw = step(work.plan, work.parameters, pieces, accumulate)
+            draw = step(work.plan, work.parameters, pieces, accumulate, sums)
             learner.step()
             done = StepReport(
                 step=index + 1,
