@@ -1,135 +1,200 @@
-"""What the private step costs: a logical batch with and without privacy, interleaved, on this machine.
+"""What a private step costs: a logical batch with and without privacy, interleaved, on this machine.
 
-    python -m tests.benchmarks.step --layers 2 --hidden 128 --mode full lora --pairs 7
+    python -m tests.benchmarks.step --size L2H128 --mode full lora --lengths dynamic --rounds 9
 
-Each pair takes one private and one ordinary step of the same examples, optimizer and noise included, in
-random order; the ratio's median is what to quote. Process time is used: wall time on a shared machine says
-little.
+In each round every contender takes one step of the same examples, optimizer and noise included, in random
+order; its time is divided by that of the step without privacy in the same round, and the median of these
+ratios is what to quote. Process time counts all threads; wall time says what overlaps, where nothing else
+runs beside. Peak memory is that of a process of its own which takes two steps (``--no-memory`` skips it).
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import platform
 import random
 import statistics
+import subprocess
+import sys
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import BertConfig, BertForSequenceClassification
 
-from dpft.engines import ordinary
-from dpft.engines.base import MicroBatch
-from dpft.privacy.clipping import FlatClipper
-from dpft.privacy.noise import KeyStream
-from dpft.spec import TuningSpec
-from dpft.tables import ENGINES, MODES
-
-VOCABULARY = 30522
+from dpft.tables import MODES
+from tests.benchmarks.contenders import BASELINE, contender, contenders
+from tests.benchmarks.work import LENGTHS, SIZES, Work, build, logical_batch
 
 
-def build(layers: int, hidden: int, mode: str) -> tuple[Any, dict[str, nn.Parameter]]:
-    """A random BERT in ``mode``."""
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=max(2, hidden // 64),
-        intermediate_size=4 * hidden,
+@dataclass
+class Row:
+    """What one contender needed: seconds per round, and memory."""
+
+    name: str
+    process: list[float]
+    wall: list[float]
+    peak: str = ""
+    failure: str = ""
+
+
+def started(work: Work, name: str, stack: ExitStack) -> object:
+    """A step function of ``name`` on a model of its own."""
+    model, parameters = build(work)
+    return contender(name)(model, parameters, logical_batch(work), stack)
+
+
+def race(work: Work, names: list[str], rounds: int) -> list[Row]:
+    """Rounds of one step each, in random order; the first round warms up and is not counted."""
+    rows = {name: Row(name, [], []) for name in names}
+    with ExitStack() as stack:
+        steps = {}
+        for name in names:
+            try:
+                steps[name] = started(work, name, stack)
+                steps[name]()
+            except Exception as error:  # a peer that cannot do this mode says so in the table
+                if name == BASELINE:
+                    raise
+                steps.pop(name, None)
+                rows[name].failure = f"{type(error).__name__}: {error}".splitlines()[0][:60]
+        for _ in range(rounds):
+            for name in random.sample(list(steps), len(steps)):
+                process, wall = time.process_time(), time.perf_counter()
+                steps[name]()
+                rows[name].process.append(time.process_time() - process)
+                rows[name].wall.append(time.perf_counter() - wall)
+    return list(rows.values())
+
+
+def peak_memory(work: Work, name: str, threads: int) -> str:
+    """Megabytes, measured in a fresh process."""
+    arguments = [
+        "--size",
+        work.size,
+        "--mode",
+        work.mode,
+        "--lengths",
+        work.lengths,
+        "--threads",
+        str(threads),
+    ]
+    arguments += ["--examples", str(work.examples), "--micro-batch-tokens", str(work.budget)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.step", "--peak-of", name, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    entry = MODES.get(mode)
-    tuning = TuningSpec(mode=mode, num_prepend_tokens=entry.defaults.num_prepend_tokens)
-    model = entry.apply(BertForSequenceClassification(config), tuning).eval()
-    return model, {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return done.stdout.strip().splitlines()[-1] if done.returncode == 0 else "?"
 
 
-def batches(examples: int, tokens: int, size: int) -> list[MicroBatch]:
-    """Full-length random micro-batches."""
-    made = []
-    for _ in range(examples // size):
-        ids = torch.randint(1, VOCABULARY, (size, tokens))
-        made.append(
-            MicroBatch(
-                {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.randint(0, 2, (size,))
-            )
-        )
-    return made
+def print_peak(work: Work, name: str) -> None:
+    """Take two steps and print this process's peak resident memory in megabytes."""
+    with ExitStack() as stack:
+        take = started(work, name, stack)
+        take()
+        take()
+    # Not getrusage: there, a child process starts at its parent's peak.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(int(status["VmHWM"].split()[0]) // 1024)
 
 
-def one_step(
-    session: Any,
-    pieces: list[MicroBatch],
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    noise: KeyStream | None,
-) -> float:
-    """Process seconds of one step."""
-    began = time.process_time()
-    sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    for piece in pieces:
-        session.accumulate(piece, sums)
-    for name, parameter in parameters.items():
-        total = sums[name].double()
-        if noise is not None:
-            total += noise.normals(total.numel()).view_as(total)
-        parameter.grad = (total / 512).float()
-    optimizer.step()
-    optimizer.zero_grad()
-    return time.process_time() - began
+def cells(row: Row, baseline: Row, tokens: int) -> list[str]:
+    """One line of the table."""
+    if row.failure:
+        return [row.name, row.failure, "", "", "", ""]
+    ratios = sorted(a / b for a, b in zip(row.process, baseline.process, strict=True))
+    walls = [a / b for a, b in zip(row.wall, baseline.wall, strict=True)]
+    return [
+        row.name,
+        f"{statistics.median(ratios):.3f}",
+        f"{ratios[0]:.2f}–{ratios[-1]:.2f}",
+        f"{statistics.median(walls):.3f}",
+        f"{tokens / statistics.median(row.wall):,.0f}",
+        row.peak,
+    ]
 
 
-def measure(layers: int, hidden: int, mode: str, engine: str, options: argparse.Namespace) -> list[float]:
-    """Ratios of private to ordinary process time, one per pair."""
-    model, parameters = build(layers, hidden, mode)
-    pieces = batches(options.examples, options.tokens, options.micro_batch)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-6)
-    noise = KeyStream()
-
-    def private() -> float:
-        with ENGINES.get(engine).session(model, parameters, FlatClipper(1.0), "fp32") as session:
-            return one_step(session, pieces, parameters, optimizer, noise)
-
-    def plain() -> float:
-        with ordinary.session(model, parameters, "fp32") as session:
-            return one_step(session, pieces, parameters, optimizer, None)
-
-    private(), plain()
-    ratios = []
-    for _ in range(options.pairs):
-        first = random.random() < 0.5
-        a = private() if first else None
-        b = plain()
-        ratios.append((a if a is not None else private()) / b)
-    return ratios
+HEADER = ["contender", "process time", "range", "wall time", "tokens/s", "peak MB"]
 
 
-def main() -> None:
-    """Print one row per mode and engine."""
+def table(lines: list[list[str]], *, markdown: bool) -> Iterator[str]:
+    """Aligned columns, or Markdown."""
+    if markdown:
+        yield "| " + " | ".join(lines[0]) + " |"
+        yield "|" + "---|" * len(lines[0])
+        for line in lines[1:]:
+            yield "| " + " | ".join(line) + " |"
+        return
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+
+
+def machine() -> str:
+    """Date, versions and threads, for the record."""
+    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "peft")]
+    for name in ("opacus", "private-transformers"):
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    today = datetime.datetime.now(datetime.UTC).date()
+    return f"{today}, {platform.machine()}, {torch.get_num_threads()} thread(s); " + ", ".join(versions)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--size", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--mode", nargs="+", default=list(MODES), choices=list(MODES))
-    parser.add_argument("--engine", nargs="+", default=list(ENGINES), choices=list(ENGINES))
-    parser.add_argument("--examples", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--micro-batch", type=int, default=32)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--lengths", nargs="+", default=list(LENGTHS), choices=LENGTHS)
+    parser.add_argument("--contender", nargs="+", default=contenders(), choices=contenders())
+    parser.add_argument("--examples", type=int, default=512)
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--peak-of", choices=contenders(), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print one table per size, mode and lengths."""
+    options = parse()
     torch.set_num_threads(options.threads)
-    print(
-        f"L{options.layers} H{options.hidden}, {options.examples} x {options.tokens} tokens, "
-        f"{options.threads} thread(s)"
-    )
-    for mode in options.mode:
-        for engine in options.engine:
-            ratios = measure(options.layers, options.hidden, mode, engine, options)
-            low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-            print(f"{mode:18} {engine:8} {middle:5.2f}  ({low:.2f} to {high:.2f})")
+    works = [
+        Work(size, mode, lengths, options.examples, options.micro_batch_tokens)
+        for size in options.size
+        for mode in options.mode
+        for lengths in options.lengths
+    ]
+    if options.peak_of:
+        print_peak(works[0], options.peak_of)
+        return
+    print(machine())
+    names = [BASELINE, *(name for name in options.contender if name != BASELINE)]
+    for work in works:
+        pieces = logical_batch(work)
+        tokens = sum(int(piece.inputs["attention_mask"].sum()) for piece in pieces)
+        print(
+            f"\n{work.size} {work.mode}, {work.lengths} lengths: {work.examples} examples, {tokens} tokens, "
+            f"{len(pieces)} micro-batches\n"
+        )
+        rows = race(work, names, options.rounds)
+        if not options.no_memory:
+            for row in rows:
+                row.peak = "" if row.failure else peak_memory(work, row.name, options.threads)
+        lines = [HEADER, *(cells(row, rows[0], tokens) for row in rows)]
+        print("\n".join(table(lines, markdown=options.markdown)), flush=True)
 
 
 if __name__ == "__main__":

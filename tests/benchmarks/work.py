@@ -1,0 +1,86 @@
+"""The work every contender does: a random model in a mode, a logical batch cut into micro-batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dpft.engines.base import MicroBatch
+from dpft.privacy.sampling import micro_batches
+from dpft.spec import TuningSpec
+from dpft.tables import MODES
+
+__all__ = ["LENGTHS", "SIZES", "Work", "build", "logical_batch"]
+
+VOCABULARY = 30522
+SIZES = {"L2H128": (2, 128), "L6H384": (6, 384)}
+LENGTHS = ("fixed", "dynamic")
+FIXED = 64
+
+
+@dataclass(frozen=True)
+class Work:
+    """One row of the benchmark.
+
+    Attributes:
+        size: a name in ``SIZES``.
+        mode: a fine-tune mode.
+        lengths: "fixed" (every example has 64 tokens) or "dynamic" (as SST-2's: 13 on average, 3 to 66).
+        examples: of the logical batch.
+        budget: tokens of a micro-batch, padding included.
+    """
+
+    size: str
+    mode: str
+    lengths: str
+    examples: int
+    budget: int
+
+
+def build(work: Work) -> tuple[Any, dict[str, nn.Parameter]]:
+    """A random BERT in the mode, and what trains; dropout is off everywhere."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    layers, hidden = SIZES[work.size]
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=max(2, hidden // 32 if hidden > 128 else hidden // 64),
+        intermediate_size=4 * hidden,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    entry = MODES.get(work.mode)
+    tuning = TuningSpec(mode=work.mode, num_prepend_tokens=entry.defaults.num_prepend_tokens)
+    model = entry.apply(BertForSequenceClassification(config), tuning).eval()
+    return model, {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def logical_batch(work: Work) -> list[MicroBatch]:
+    """The same made-up examples for everyone, cut as training cuts them."""
+    generator = np.random.default_rng(0)
+    if work.lengths == "fixed":
+        lengths = np.full(work.examples, FIXED)
+    else:
+        # Fits the lengths of SST-2's training split: mean 13.3, quartiles 6, 10, 18, longest 66.
+        lengths = np.clip(3 + generator.gamma(1.2, 9.0, work.examples), 3, 66).astype(np.int64)
+    extra = MODES.get(work.mode).defaults.num_prepend_tokens or 0
+    made = []
+    for rows in micro_batches(np.arange(work.examples), lengths + extra, work.budget):
+        own = torch.from_numpy(lengths[rows])
+        mask = (torch.arange(int(own.max())) < own[:, None]).long()
+        # Zipf's law, roughly: a few words are in almost every sentence.
+        ids = torch.from_numpy(np.exp(generator.uniform(0, np.log(VOCABULARY), mask.shape)).astype(np.int64))
+        inputs = {
+            "input_ids": ids.clamp(max=VOCABULARY - 1) * mask,
+            "attention_mask": mask,
+            "token_type_ids": torch.zeros_like(mask),
+        }
+        made.append(MicroBatch(inputs, torch.from_numpy(generator.integers(0, 2, len(rows)))))
+    return made
