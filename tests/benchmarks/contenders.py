@@ -6,6 +6,8 @@ A contender is a function of (model, parameters, logical batch) that returns a f
 from __future__ import annotations
 
 import importlib.util
+import statistics
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -16,13 +18,15 @@ from torch import Tensor, nn
 
 from dpft.engines import ordinary
 from dpft.engines.base import MicroBatch, Session
+from dpft.privacy.noise import KeyStream
 from dpft.privacy.plan import Plan, PrivatePlan, make_plan
+from dpft.privacy.release import add_noise
 from dpft.privacy.step import accumulators, step
 from dpft.spec import OptimisationSpec, PrivacySpec
 from dpft.tables import ENGINES
 from dpft.training.loop import make_optimizer
 
-__all__ = ["BASELINE", "Contender", "contender", "contenders"]
+__all__ = ["BASELINE", "Contender", "contender", "contenders", "noise_alone"]
 
 Step = Callable[[], None]
 Contender = Callable[[Any, Mapping[str, nn.Parameter], list[MicroBatch], ExitStack], Step]
@@ -153,6 +157,16 @@ PEERS = {
     "opacus ghost": ("opacus", _opacus),
     "private-transformers ghost": ("private_transformers", _private_transformers),
 }
+
+
+def noise_alone(parameters: Mapping[str, nn.Parameter]) -> float:
+    """Seconds of CPU time that it takes to draw and add one step's noise."""
+    stream, sums, taken = KeyStream(), accumulators(parameters), []
+    for _ in range(5):
+        began = time.process_time()
+        add_noise(sums, stream.normals, SIGMA * CLIP, 1.0)
+        taken.append(time.process_time() - began)
+    return statistics.median(taken)
 
 
 def contenders() -> list[str]:

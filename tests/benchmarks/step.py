@@ -1,18 +1,19 @@
-"""What a private step costs: a logical batch with and without privacy, interleaved, on this machine.
+"""What a private step costs: one logical batch with and without privacy, interleaved, on this machine.
 
-    python -m tests.benchmarks.step --size L2H128 --mode full lora --lengths dynamic --rounds 9
+    python -m tests.benchmarks.step                                     # every mode, size and engine
+    python -m tests.benchmarks.step --modes full lora --seconds 600     # as many rounds as fit into it
 
-In each round every contender takes one step of the same examples, optimizer and noise included, in random
-order; its time is divided by that of the step without privacy in the same round, and the median of these
-ratios is what to quote. Process time counts all threads; wall time says what overlaps, where nothing else
-runs beside. Peak memory is that of a process of its own which takes two steps (``--no-memory`` skips it).
+In each round every engine takes one step of the same 512 examples (micro-batches, noise and optimizer
+included) in random order; its time is divided by that of the step without privacy in the same round, and the
+median of these ratios is printed. CPU time counts all threads and is what to quote where anything else runs
+beside; wall time says what overlaps, on a quiet machine. Memory is the peak of a process of its own, which
+takes two steps of two micro-batches. "noise" is the share of drawing and adding noise in the engine's step.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
+import json
 import random
 import statistics
 import subprocess
@@ -20,83 +21,117 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from dpft.tables import MODES
-from tests.benchmarks.contenders import BASELINE, contender, contenders
+from tests.benchmarks.contenders import BASELINE, contender, contenders, noise_alone
+from tests.benchmarks.machine import machine
 from tests.benchmarks.work import LENGTHS, SIZES, Work, build, logical_batch
+
+__all__ = ["Row", "main"]
+
+_LEAST_ROUNDS = 3
 
 
 @dataclass
 class Row:
-    """What one contender needed: seconds per round, and memory."""
+    """What one engine needed for one piece of work.
 
-    name: str
-    process: list[float]
-    wall: list[float]
-    peak: str = ""
+    Attributes:
+        cpu: seconds of CPU time in each round.
+        wall: seconds in each round.
+        cpu_ratio: median over rounds of its CPU time by that of the step without privacy.
+        wall_ratio: the same of wall time.
+        tokens_per_second: tokens that are no padding, by median wall time.
+        peak_mb: resident memory at its highest; None where it was not measured.
+        noise_share: of CPU time; None where the noise is not ours.
+        failure: why there are no figures.
+    """
+
+    engine: str
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+    cpu_ratio: float | None = None
+    wall_ratio: float | None = None
+    tokens_per_second: float | None = None
+    peak_mb: int | None = None
+    noise_share: float | None = None
     failure: str = ""
 
 
-def started(work: Work, name: str, stack: ExitStack) -> object:
-    """A step function of ``name`` on a model of its own."""
+def started(work: Work, name: str, stack: ExitStack, pieces: int | None = None) -> Any:
+    """A step function of ``name`` on a model of its own, and what is trained."""
     model, parameters = build(work)
-    return contender(name)(model, parameters, logical_batch(work), stack)
+    return contender(name)(model, parameters, logical_batch(work)[:pieces], stack), parameters
 
 
-def race(work: Work, names: list[str], rounds: int) -> list[Row]:
-    """Rounds of one step each, in random order; the first round warms up and is not counted."""
-    rows = {name: Row(name, [], []) for name in names}
+def race(work: Work, names: list[str], rounds: int, seconds: float) -> list[Row]:
+    """Rounds of one step each, in random order; a first one warms up and is not counted.
+
+    Args:
+        work: what everyone does.
+        names: the baseline first.
+        rounds: at most.
+        seconds: no further round begins after these, but for the least number of rounds.
+    """
+    rows = {name: Row(name) for name in names}
+    began = time.monotonic()
     with ExitStack() as stack:
         steps = {}
         for name in names:
             try:
-                steps[name] = started(work, name, stack)
+                steps[name], parameters = started(work, name, stack)
                 steps[name]()
-            except Exception as error:  # a peer that cannot do this mode says so in the table
+            except Exception as error:  # a library that cannot do this mode says so in the table
                 if name == BASELINE:
                     raise
                 steps.pop(name, None)
                 rows[name].failure = f"{type(error).__name__}: {error}".splitlines()[0][:60]
-        for _ in range(rounds):
+        for number in range(rounds):
+            if number >= min(rounds, _LEAST_ROUNDS) and time.monotonic() - began > seconds:
+                break
             for name in random.sample(list(steps), len(steps)):
-                process, wall = time.process_time(), time.perf_counter()
+                cpu, wall = time.process_time(), time.perf_counter()
                 steps[name]()
-                rows[name].process.append(time.process_time() - process)
+                rows[name].cpu.append(time.process_time() - cpu)
                 rows[name].wall.append(time.perf_counter() - wall)
+        noise = noise_alone(parameters)
+    tokens = sum(int(piece.inputs["attention_mask"].sum()) for piece in logical_batch(work))
+    for row in rows.values():
+        _conclude(row, rows[BASELINE], tokens, noise)
     return list(rows.values())
 
 
-def peak_memory(work: Work, name: str, threads: int) -> str:
+def _conclude(row: Row, baseline: Row, tokens: int, noise: float) -> None:
+    if row.failure:
+        return
+    row.cpu_ratio = statistics.median(a / b for a, b in zip(row.cpu, baseline.cpu, strict=True))
+    row.wall_ratio = statistics.median(a / b for a, b in zip(row.wall, baseline.wall, strict=True))
+    row.tokens_per_second = tokens / statistics.median(row.wall)
+    if row.engine == "dpft":
+        row.noise_share = noise / statistics.median(row.cpu)
+
+
+def peak_memory(work: Work, name: str) -> int | None:
     """Megabytes, measured in a fresh process."""
-    arguments = [
-        "--size",
-        work.size,
-        "--mode",
-        work.mode,
-        "--lengths",
-        work.lengths,
-        "--threads",
-        str(threads),
-    ]
-    arguments += ["--examples", str(work.examples), "--micro-batch-tokens", str(work.budget)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.step", "--peak-of", name, *arguments],
+        [sys.executable, "-m", "tests.benchmarks.step", "--peak-of", json.dumps([name, asdict(work)])],
         capture_output=True,
         text=True,
         check=False,
     )
-    return done.stdout.strip().splitlines()[-1] if done.returncode == 0 else "?"
+    return int(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
-def print_peak(work: Work, name: str) -> None:
-    """Take two steps and print this process's peak resident memory in megabytes."""
+def print_peak(name: str, work: Work) -> None:
+    """Take two steps of two micro-batches and print this process's peak resident memory in megabytes."""
     with ExitStack() as stack:
-        take = started(work, name, stack)
+        take, _ = started(work, name, stack, 2)
         take()
         take()
     # Not getrusage: there, a child process starts at its parent's peak.
@@ -104,23 +139,36 @@ def print_peak(work: Work, name: str) -> None:
     print(int(status["VmHWM"].split()[0]) // 1024)
 
 
-def cells(row: Row, baseline: Row, tokens: int) -> list[str]:
+HEADER = [
+    "size",
+    "mode",
+    "lengths",
+    "threads",
+    "engine",
+    "CPU ratio",
+    "range",
+    "wall ratio",
+    "tokens/s",
+    "peak MB",
+    "noise",
+]
+
+
+def cells(work: Work, row: Row, baseline: Row) -> list[str]:
     """One line of the table."""
-    if row.failure:
-        return [row.name, row.failure, "", "", "", ""]
-    ratios = sorted(a / b for a, b in zip(row.process, baseline.process, strict=True))
-    walls = [a / b for a, b in zip(row.wall, baseline.wall, strict=True)]
+    about = [work.size, work.mode, work.lengths, str(work.threads), row.engine]
+    if row.cpu_ratio is None or row.wall_ratio is None or row.tokens_per_second is None:
+        return [*about, row.failure, "", "", "", "", ""]
+    ratios = [a / b for a, b in zip(row.cpu, baseline.cpu, strict=True)]
     return [
-        row.name,
-        f"{statistics.median(ratios):.3f}",
-        f"{ratios[0]:.2f}–{ratios[-1]:.2f}",
-        f"{statistics.median(walls):.3f}",
-        f"{tokens / statistics.median(row.wall):,.0f}",
-        row.peak,
+        *about,
+        f"{row.cpu_ratio:.3f}",
+        f"{min(ratios):.2f}–{max(ratios):.2f}",
+        f"{row.wall_ratio:.3f}",
+        f"{row.tokens_per_second:,.0f}",
+        "" if row.peak_mb is None else str(row.peak_mb),
+        "" if row.noise_share is None else f"{row.noise_share:.1%}",
     ]
-
-
-HEADER = ["contender", "process time", "range", "wall time", "tokens/s", "peak MB"]
 
 
 def table(lines: list[list[str]], *, markdown: bool) -> Iterator[str]:
@@ -136,65 +184,61 @@ def table(lines: list[list[str]], *, markdown: bool) -> Iterator[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
 
 
-def machine() -> str:
-    """Date, versions and threads, for the record."""
-    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "peft")]
-    for name in ("opacus", "private-transformers"):
-        try:
-            versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    today = datetime.datetime.now(datetime.UTC).date()
-    return f"{today}, {platform.machine()}, {torch.get_num_threads()} thread(s); " + ", ".join(versions)
-
-
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--mode", nargs="+", default=list(MODES), choices=list(MODES))
-    parser.add_argument("--lengths", nargs="+", default=list(LENGTHS), choices=LENGTHS)
-    parser.add_argument("--contender", nargs="+", default=contenders(), choices=contenders())
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
+    parser.add_argument("--lengths", nargs="+", default=["dynamic"], choices=LENGTHS)
+    parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument("--engines", nargs="+", default=contenders(), choices=contenders())
     parser.add_argument("--examples", type=int, default=512)
     parser.add_argument("--micro-batch-tokens", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9, help="at most, of each work")
+    parser.add_argument("--seconds", type=float, default=1800, help="in all; each work has three rounds")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--peak-of", choices=contenders(), help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
+    parser.add_argument("--peak-of", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Print one table per size, mode and lengths."""
+    """Print the table: lines as they are measured to stderr, all of it in the end to stdout."""
     options = parse()
-    torch.set_num_threads(options.threads)
-    works = [
-        Work(size, mode, lengths, options.examples, options.micro_batch_tokens)
-        for size in options.size
-        for mode in options.mode
-        for lengths in options.lengths
-    ]
     if options.peak_of:
-        print_peak(works[0], options.peak_of)
+        name, work = options.peak_of
+        torch.set_num_threads(work["threads"])
+        print_peak(name, Work(**work))
         return
-    print(machine())
-    names = [BASELINE, *(name for name in options.contender if name != BASELINE)]
-    for work in works:
-        pieces = logical_batch(work)
-        tokens = sum(int(piece.inputs["attention_mask"].sum()) for piece in pieces)
-        print(
-            f"\n{work.size} {work.mode}, {work.lengths} lengths: {work.examples} examples, {tokens} tokens, "
-            f"{len(pieces)} micro-batches\n"
-        )
-        rows = race(work, names, options.rounds)
-        if not options.no_memory:
-            for row in rows:
-                row.peak = "" if row.failure else peak_memory(work, row.name, options.threads)
-        lines = [HEADER, *(cells(row, rows[0], tokens) for row in rows)]
-        print("\n".join(table(lines, markdown=options.markdown)), flush=True)
+    works = [
+        Work(size, mode, lengths, options.examples, options.micro_batch_tokens, threads)
+        for size in options.sizes
+        for mode in options.modes
+        for lengths in options.lengths
+        for threads in options.threads
+    ]
+    names = [BASELINE, *(name for name in options.engines if name != BASELINE)]
+    deadline = time.monotonic() + options.seconds
+    lines, record = [HEADER], []
+    for number, work in enumerate(works):
+        torch.set_num_threads(work.threads)
+        share = (deadline - time.monotonic()) / (len(works) - number)
+        with threadpool_limits(work.threads):
+            rows = race(work, names, options.rounds, share * (1 if options.no_memory else 0.7))
+        for row in rows:
+            if not (options.no_memory or row.failure):
+                row.peak_mb = peak_memory(work, row.engine)
+            lines.append(cells(work, row, rows[0]))
+            print("  ".join(lines[-1]), file=sys.stderr, flush=True)
+            record.append({**asdict(work), **asdict(row)})
+    about = machine()
+    print(f"\n{about}\n")
+    print("\n".join(table(lines, markdown=options.markdown)))
+    if options.json:
+        options.json.write_text(json.dumps({"machine": about, "rows": record}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class Work:
         lengths: "fixed" (every example has 64 tokens) or "dynamic" (as SST-2's: 13 on average, 3 to 66).
         examples: of the logical batch.
         budget: tokens of a micro-batch, padding included.
+        threads: of torch.
     """
 
     size: str
@@ -39,6 +40,7 @@ class Work:
     lengths: str
     examples: int
     budget: int
+    threads: int = 1
 
 
 def build(work: Work) -> tuple[Any, dict[str, nn.Parameter]]:
