@@ -8,7 +8,8 @@ Everything that can change ε is in :class:`PrivacySpec` (and in the batch size 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,6 +26,7 @@ __all__ = [
     "PrivacySpec",
     "RunSpec",
     "TuningSpec",
+    "check_own_data",
 ]
 
 SCHEMA_VERSION = "1.0"
@@ -42,19 +44,97 @@ class DataSpec(Frozen):
     """Which examples.
 
     Attributes:
-        dataset: a name in ``tables.TASKS``.
+        dataset: a name in ``tables.TASKS``; any other name where there is a ``data_file``.
         data_dir: folder in the GLUE layout (``SST-2/train.tsv`` …); None for the hub, or a built-in dataset.
+        data_file: training rows of the user's own: CSV, TSV, JSON Lines or Parquet.
+        validation_file: rows to score; None to set some of ``data_file`` aside.
+        text_columns: one or two columns of a ``data_file``, in the order they are tokenised.
+        label_column: likewise.
+        labels: label names of a ``data_file``, in the order of their integers; declared, never learnt.
         max_length: tokens per example, special tokens included; longer ones are truncated.
     """
 
     dataset: str
     data_dir: str | None = None
+    data_file: str | None = None
+    validation_file: str | None = None
+    text_columns: tuple[str, ...] = ()
+    label_column: str | None = None
+    labels: tuple[str, ...] = ()
     max_length: Annotated[int, Field(ge=8)] = 128
+
+    @model_validator(mode="before")
+    @classmethod
+    def _columns(cls, given: Any) -> Any:
+        """Fill in the columns of a data file, so that a stored spec says which they were."""
+        if not isinstance(given, dict) or given.get("data_file") is None:
+            return given
+        usual = {"text_columns": ("text",), "label_column": "label"}
+        return {**given, **{name: given.get(name) or value for name, value in usual.items()}}
 
     @model_validator(mode="after")
     def _known(self) -> DataSpec:
-        TASKS.check(self.dataset)
+        if self.data_file is not None:
+            check_own_data(self)
+        else:
+            TASKS.check(self.dataset)
+            odd = ("validation_file", "text_columns", "label_column", "labels")
+            if any(getattr(self, name) for name in odd):
+                raise UsageError(
+                    "columns, labels and a validation file are given for no data file",
+                    hint="give --data-file, or leave them out",
+                )
         return self
+
+
+_OWN_NAME = re.compile(r"\w[\w.+-]{0,39}")
+_LONGEST_LABEL = 100
+_LABEL = re.compile(rf"(?![/~\\]).{{1,{_LONGEST_LABEL}}}")  # no more than a name: manifests hold no paths
+
+
+def check_own_data(data: DataSpec) -> None:
+    """Refuse what a data file of the user's own cannot be read with.
+
+    Raises:
+        UsageError: a name that is a built-in dataset's or cannot name a folder, columns that are not one or
+            two different ones beside the label's, or labels that are not two or more different short names.
+    """
+    name, columns, labels = data.dataset, data.text_columns, data.labels
+    if name in TASKS:
+        raise UsageError(
+            f"{name!r} is a built-in dataset, not a name for a file", hint=f"give it another: -d my-{name}"
+        )
+    if not _OWN_NAME.fullmatch(name) or ".." in name or name.endswith("."):
+        raise UsageError(
+            f"{name!r} cannot name a dataset",
+            hint="give -d with 1 to 40 letters, digits, '.', '_', '+' or '-', a letter or digit first",
+        )
+    if data.data_dir is not None:
+        raise UsageError("--data-file and --data-dir exclude each other", hint="give one of them")
+    if data.validation_file == data.data_file:
+        raise UsageError(
+            "--validation-file is the training file: it would score what was learnt by heart",
+            hint="give other rows, or leave it out to have a tenth set aside",
+        )
+    if len(columns) > 2:
+        raise UsageError(f"{len(columns)} text columns are given", hint="give --text-column once or twice")
+    if len({*columns, data.label_column}) != len(columns) + 1:
+        raise UsageError(
+            f"a column is given twice: {', '.join((*columns, str(data.label_column)))}",
+            hint="each --text-column and the --label-column are different columns",
+        )
+    if not 2 <= len(labels) == len(set(labels)):
+        shown = f": {', '.join(labels)}" if labels else ""
+        raise UsageError(
+            f"labels must be 2 or more different names, not {len(labels)}{shown}",
+            hint="name all labels, in the order of their integers: --labels negative,positive",
+        )
+    for label in labels:
+        if not (_LABEL.fullmatch(label) and label.isprintable() and label == label.strip()):
+            raise UsageError(
+                f"{label[:_LONGEST_LABEL]!r} cannot name a label",
+                hint=f"use 1 to {_LONGEST_LABEL} printable characters, not '/', '~', '\\' or a space first",
+            )
 
 
 class ModelSpec(Frozen):

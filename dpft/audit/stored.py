@@ -14,11 +14,11 @@ from dpft.accounting.calibrate import guarantee
 from dpft.accounting.event import MechanismEvent
 from dpft.audit.result import AuditResult, Check, Layer
 from dpft.audit.run import AuditSpec
+from dpft.data.own_files import task_of
 from dpft.errors import DpftError, NotFoundError, UsageError
 from dpft.runs.files import write_json_atomic
 from dpft.runs.record import RunRecord
 from dpft.spec import RunSpec
-from dpft.tables import TASKS
 
 __all__ = ["AUDIT_FILE", "check_stated_epsilon", "save", "spec_of_run"]
 
@@ -58,7 +58,7 @@ def spec_of_run(
         model=spec.model,
         tuning=spec.tuning,
         privacy=privacy,
-        labels=tuple(TASKS.get(spec.data.dataset).labels),
+        labels=tuple(task_of(spec.data).labels),
         sample_rate=record.sample_rate,
         learning_rate=spec.optimisation.learning_rate,
         steps=steps,

@@ -70,7 +70,16 @@ def read_config(path: Path, settings: dict[str, str]) -> dict[str, Any]:
 
 def _as_given(parameter: str, value: Any) -> Any:
     """The value as the command line would have it: lists where options repeat, text elsewhere."""
-    if parameter in ("datasets", "tags"):
+    if parameter == "labels" and isinstance(value, list):
+        if any(isinstance(item, bool) for item in value):
+            raise UsageError(
+                "labels holds a value that YAML or TOML reads as true or false",
+                hint='put quotation marks around it: labels: ["no", "yes"]',
+            )
+        from dpft.cli.files import text_of_labels
+
+        return text_of_labels([str(item) for item in value])
+    if parameter in ("datasets", "tags", "text_column"):
         return [str(item) for item in value] if isinstance(value, list) else [str(value)]
     if value is None or isinstance(value, list | bool):
         return value

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpft.cli import options
+from dpft.cli import options, options_files
 from dpft.errors import UsageError
-from dpft.tables import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +25,10 @@ def evaluate(
     run: options.RunOrFolder,
     dataset: options.EvalDataset = None,
     data_dir: options.EvalDataDir = None,
+    data_file: options_files.EvalDataFile = None,
+    text_column: options_files.EvalTextColumns = None,
+    label_column: options_files.EvalLabelColumn = None,
+    labels: options_files.EvalLabels = None,
     split: options.Split = None,
     max_length: options.EvalMaxLength = None,
     model_checkpoint: options.EvalBase = None,
@@ -37,13 +40,15 @@ def evaluate(
     export, a run's directory, or an adapter that PEFT saved. Nothing in it is trusted, and nothing can run.
     """
     from dpft.cli import render
+    from dpft.cli.files import file_wishes
     from dpft.cli.progress import TrainingView
     from dpft.cli.request import model_spec
     from dpft.cli.stored import folder_or_run, trained_run
     from dpft.cli.subject import Wish, of_folder, of_run
 
     base = model_spec(model_checkpoint) if model_checkpoint is not None else None
-    wish = Wish(dataset and TASKS.check(dataset), data_dir, max_length, base)
+    file = file_wishes(data_file, text_column, label_column, labels, data_dir)
+    wish = Wish(dataset, data_dir, max_length, base, file)
     found = folder_or_run(run)
     stored = of_run(*trained_run(found), wish) if isinstance(found, str) else None
     with TrainingView() as view:
@@ -52,12 +57,12 @@ def evaluate(
         from dpft.training.evaluation import evaluate as score
 
         subject = stored if stored is not None else of_folder(Path(found), wish)
-        _check_labels(subject.trained_on, TASKS.get(subject.data.dataset))
+        _check_labels(subject.trained_on, subject.scored_on)
         view.working(f"loading {subject.name}")
         model, tokenizer, base = subject.load()
         wanted = subject.data
         view.working(f"preparing {wanted.dataset}")
-        data = prepare_dataset(wanted.dataset, wanted.data_dir, base, wanted.max_length, tokenizer)
+        data = prepare_dataset(wanted, base, tokenizer, task=subject.scored_on)
         name, rows = _choose(data.splits, split)
         view.working(f"scoring {rows.rows:,} rows")
         result = score(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dpft.cli import options
+from dpft.cli import options, options_files
 
 if TYPE_CHECKING:
     from dpft.data.prepare import PreparedData
@@ -21,6 +21,11 @@ def prepare(
     dataset_arguments: options.DatasetArguments = None,
     datasets: options.DatasetOptions = None,
     data_dir: options.DataDir = None,
+    data_file: options_files.DataFile = None,
+    validation_file: options_files.ValidationFile = None,
+    text_column: options_files.TextColumns = None,
+    label_column: options_files.LabelColumn = None,
+    labels: options_files.Labels = None,
     model_checkpoint: options.ModelCheckpoint = None,
     max_length: options.MaxLength = None,
     as_json: options.Json = False,
@@ -33,10 +38,9 @@ def prepare(
     """
     from dpft.cli import render
     from dpft.cli.progress import TrainingView
-    from dpft.cli.request import Given, chosen_datasets, data_spec, model_spec
+    from dpft.cli.request import Given, data_specs, model_spec
 
-    names = chosen_datasets(Given.of(context))
-    specs = [data_spec(name, data_dir, max_length) for name in names]
+    specs = data_specs(Given.of(context))
     model = model_spec(model_checkpoint)
     found = []
     with TrainingView(quiet=quiet) as view:
@@ -45,7 +49,7 @@ def prepare(
 
         for spec in specs:
             view.working(f"preparing {spec.dataset}")
-            found.append(prepare_dataset(spec.dataset, spec.data_dir, model, spec.max_length))
+            found.append(prepare_dataset(spec, model))
     if as_json:
         render.document({"datasets": [_public(data) for data in found]})
     elif quiet:

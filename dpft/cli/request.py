@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import typer
 from pydantic import ValidationError
 
+from dpft.cli.files import file_fields, name_of_file, settle_files
 from dpft.cli.options import DATASETS_ARGUMENT, STATED
 from dpft.errors import NotFoundError, UsageError
 from dpft.runs.names import check_name, check_note, check_tag
@@ -23,14 +25,21 @@ __all__ = [
     "Given",
     "chosen_datasets",
     "data_spec",
+    "data_specs",
     "in_words",
     "model_spec",
+    "named_datasets",
     "option_name",
     "run_specs",
 ]
 
 FIELDS = {
     "data_dir": ("data", "data_dir"),
+    "data_file": ("data", "data_file"),
+    "validation_file": ("data", "validation_file"),
+    "text_column": ("data", "text_columns"),
+    "label_column": ("data", "label_column"),
+    "labels": ("data", "labels"),
     "max_length": ("data", "max_length"),
     "model_checkpoint": ("model", "checkpoint"),
     "base_data_overlap": ("model", "data_overlap"),
@@ -129,29 +138,73 @@ def chosen_datasets(given: Given) -> tuple[str, ...]:
     Positions and ``--datasets`` mean the same and may be mixed, so that ``--datasets qnli qqp`` reads as it
     should; together they outweigh a variable or a file.
 
+    A file of the user's own is one dataset, called as it is named here or after the file.
+
     Raises:
-        UsageError: none, or an unknown one.
+        UsageError: none, an unknown one, or several names for one file.
     """
+    names = named_datasets(given)
+    if "data_file" in given.values:
+        if len(names) > 1:
+            raise UsageError(
+                f"--data-file is one dataset, and {len(names)} are named: {', '.join(names)}",
+                hint="give one name with -d, or none",
+            )
+        return names or (name_of_file(Path(given.values["data_file"])),)
+    if not names:
+        raise UsageError(
+            "no dataset given",
+            hint=f"give -d with one or more of: {', '.join(TASKS.names())}; or --data-file with a file",
+        )
+    return tuple(TASKS.check(name) for name in names)
+
+
+def named_datasets(given: Given) -> tuple[str, ...]:
+    """What positions and ``--datasets`` name, checked for nothing."""
     positions = given.values.get(DATASETS_ARGUMENT, [])
     options = given.values.get("datasets", [])
     if positions and given.strength.get("datasets", 0) < _COMMAND_LINE:
         options = []
-    names = dict.fromkeys(
-        name.strip() for text in (*options, *positions) for name in text.split(",") if name.strip()
+    return tuple(
+        dict.fromkeys(
+            name.strip() for text in (*options, *positions) for name in text.split(",") if name.strip()
+        )
     )
-    if not names:
-        raise UsageError("no dataset given", hint=f"give -d with one or more of: {', '.join(TASKS.names())}")
-    return tuple(TASKS.check(name) for name in names)
 
 
-def data_spec(dataset: str, data_dir: Path | str | None, max_length: int | None) -> DataSpec:
+def data_specs(given: Given) -> list[DataSpec]:
+    """Which examples, by options of ``prepare`` or ``train``.
+
+    Raises:
+        NotFoundError: there is no such folder or file.
+        UsageError: an unknown dataset, a length out of range, or options that contradict each other.
+    """
+    given = settle_files(given, named_datasets(given))
+    datasets = chosen_datasets(given)
+    files = file_fields(given.values)
+    values = given.values
+    return [data_spec(name, values.get("data_dir"), values.get("max_length"), files) for name in datasets]
+
+
+def data_spec(
+    dataset: str,
+    data_dir: Path | str | None,
+    max_length: int | None,
+    files: Mapping[str, Any] = MappingProxyType({}),
+) -> DataSpec:
     """Which examples; a folder is made absolute, so that the run finds it again from elsewhere.
+
+    Args:
+        dataset: its name.
+        data_dir: a GLUE folder.
+        max_length: tokens per example.
+        files: fields that speak of files of the user's own.
 
     Raises:
         NotFoundError: there is no such folder.
         UsageError: an unknown dataset, or a length out of range.
     """
-    fields: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
+    fields: dict[str, Any] = dict(files) if max_length is None else {**files, "max_length": max_length}
     if data_dir is not None:
         folder = Path(data_dir).expanduser().absolute()
         if not folder.is_dir():
@@ -191,18 +244,18 @@ def run_specs(given: Given, before_imports: Callable[[], object] = lambda: None)
         UsageError: a value out of range, or options that contradict each other.
         NotFoundError: a folder that does not exist.
     """
-    datasets = chosen_datasets(given)
+    data = data_specs(given)
     given = _settle_privacy(given)
     mode = MODES.check(given.values.get("finetune_mode", STATED["finetune_mode"]))
     if "lora" not in mode.split("+"):
         suited = ", ".join(name for name in MODES if "lora" in name.split("+"))
         given = _without_unused(given, _LORA, mode, f"one of: {suited}")
-    _build(given, datasets, mode, _ANY_MODE)
+    _build(given, data, mode, _ANY_MODE)
     before_imports()
     defaults: ModeDefaults = MODES.get(mode).defaults
     if defaults.num_prepend_tokens is None:
         given = _without_unused(given, ("num_prepend_tokens",), mode, "a soft-prompt or prefix mode")
-    return _build(given, datasets, mode, defaults)
+    return _build(given, data, mode, defaults)
 
 
 def _without_unused(given: Given, names: Iterable[str], mode: str, suited: str) -> Given:
@@ -238,7 +291,7 @@ def _settle_privacy(given: Given) -> Given:
     return given
 
 
-def _build(given: Given, datasets: Sequence[str], mode: str, defaults: ModeDefaults) -> list[RunSpec]:
+def _build(given: Given, data: Sequence[DataSpec], mode: str, defaults: ModeDefaults) -> list[RunSpec]:
     values = given.values
     fields: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
     for option, (part, field) in FIELDS.items():
@@ -257,14 +310,14 @@ def _build(given: Given, datasets: Sequence[str], mode: str, defaults: ModeDefau
         parts = {part: _PARTS[part](**fields[part]) for part in _PARTS}
     return [
         RunSpec(
-            name=_run_name(values.get("name"), dataset, alone=len(datasets) == 1),
+            name=_run_name(values.get("name"), dataset.dataset, alone=len(data) == 1),
             tags=tuple(check_tag(tag) for tag in values.get("tags", ())),
             note=check_note(values.get("note", "")),
-            data=data_spec(dataset, values.get("data_dir"), values.get("max_length")),
+            data=dataset,
             model=model_spec(values.get("model_checkpoint"), values.get("base_data_overlap")),
             **parts,
         )
-        for dataset in datasets
+        for dataset in data
     ]
 
 

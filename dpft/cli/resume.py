@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from dpft.cli.files import absolute, as_labels
 from dpft.cli.options import DATASETS_ARGUMENT
 from dpft.cli.request import FIELDS, Given, chosen_datasets, model_spec, option_name
 from dpft.errors import UsageError
@@ -61,8 +61,12 @@ def _check(given: Given, spec: RunSpec) -> None:
 
 
 def _as_stored(name: str, value: Any) -> Any:
-    if name == "data_dir":
-        return str(Path(value).expanduser().absolute())
+    if name in ("data_dir", "data_file", "validation_file"):
+        return absolute(value)
+    if name == "labels":
+        return as_labels(value)
+    if name == "text_column":
+        return tuple(value)
     return model_spec(value).checkpoint if name == "model_checkpoint" else value
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dpft.cli import options, options_budget, options_disclosure, options_resume, team
+from dpft.cli import options, options_budget, options_disclosure, options_files, options_resume, team
 from dpft.errors import DpftError, InterruptedRunError, PrivacyError
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ def train(
     dataset_arguments: options.DatasetArguments = None,
     datasets: options.DatasetOptions = None,
     data_dir: options.DataDir = None,
+    data_file: options_files.DataFile = None,
+    validation_file: options_files.ValidationFile = None,
+    text_column: options_files.TextColumns = None,
+    label_column: options_files.LabelColumn = None,
+    labels: options_files.Labels = None,
     model_checkpoint: options.ModelCheckpoint = None,
     base_data_overlap: options_disclosure.BaseDataOverlap = None,
     max_length: options.MaxLength = None,

@@ -56,6 +56,7 @@ class PreparedData:
         revision: the source's version, or None.
         content_digest: identifies the train rows in any order. Private: to be keyed before it is kept.
         directory: the cache entry.
+        carved: the validation rows were set aside from the training rows' own file.
     """
 
     task: Task
@@ -67,6 +68,7 @@ class PreparedData:
     revision: str | None
     content_digest: bytes
     directory: Path
+    carved: bool = False
 
 
 def prepare(
@@ -128,6 +130,7 @@ def prepare(
         revision=raw.revision,
         content_digest=raw.content_digest,
         directory=cache.directory(key),
+        carved=raw.carved,
     )
 
 

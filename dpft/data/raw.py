@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,18 +21,24 @@ class RawSplit:
         labels: integers into the task's labels.
         origin: the file, or what else the rows came from; for error texts, never for a manifest.
         first_line: the line number of row 0 in a file; None where rows have no lines.
+        numbers: what to call each row by, where rows are not one line each; ``first_line`` is None then.
+        unit: what ``numbers`` count: "line", or "row".
     """
 
     texts: tuple[list[str], ...]
     labels: list[int]
     origin: str
     first_line: int | None = None
+    numbers: Sequence[int] | None = None
+    unit: str = "line"
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def locate(self, row: int) -> str:
         """Where a row stands, for an error text."""
+        if self.numbers is not None:
+            return f"{self.origin}, {self.unit} {self.numbers[row]}"
         if self.first_line is None:
             return f"{self.origin}, row {row}"
         return f"{self.origin}, line {self.first_line + row}"
@@ -68,20 +74,26 @@ class RawDataset:
         splits: split name to rows; ``train`` and at least one validation split.
         source: what kind of place the rows came from, free of paths, so that it can be published.
         revision: the source's version, where it has one (a hub commit, the generator's number).
+        carved: the validation rows were set aside from the training rows' own file.
     """
 
     splits: Mapping[str, RawSplit]
     source: str
     revision: str | None = None
+    carved: bool = False
 
     @cached_property
     def content_digest(self) -> bytes:
         """Identifies the train split whatever its order, file name or source.
 
+        Rows that were set aside from its file count too, so that runs on one file share a ledger whether or
+        not they are given a validation file.
+
         Private: a plain hash lets an outsider confirm a guess of the whole split. Publish it only under a key
         that stays local (the ledger's HMAC).
         """
-        return unordered_digest(self.splits[TRAIN].row_digests)
+        trained = [split for name, split in self.splits.items() if self.carved or name == TRAIN]
+        return unordered_digest(digest for split in trained for digest in split.row_digests)
 
     @cached_property
     def ordered_digest(self) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 __all__ = ["TRAIN", "Columns", "Task"]
@@ -36,6 +37,7 @@ class Task:
         hub_label_column: label column on the hub.
         generate: makes the rows of a built-in task, by split name; None for a task that is read.
         generator_revision: changes whenever ``generate`` makes other rows.
+        own_files: split name to the user's own file; None for a task that is not the user's own.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Task:
     hub_label_column: str = "label"
     generate: Callable[[], Mapping[str, Columns]] | None = None
     generator_revision: str | None = None
+    own_files: Mapping[str, Path] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         """Fill in what follows from the rest, and refuse a task that cannot work.
@@ -71,8 +74,11 @@ class Task:
             )
         if not self.validation_splits or TRAIN in self.validation_splits:
             raise ValueError(f"task {self.name!r}: validation_splits must name splits other than {TRAIN!r}")
-        if (self.generate is None) != (self.glue_folder is not None and self.hub_config is not None):
-            raise ValueError(f"task {self.name!r}: give either generate, or both glue_folder and hub_config")
+        glue = self.glue_folder is not None and self.hub_config is not None
+        if (self.generate is not None) + glue + (self.own_files is not None) != 1:
+            raise ValueError(
+                f"task {self.name!r}: give one of generate, own_files, and both glue_folder and hub_config"
+            )
         object.__setattr__(self, "validation_splits", MappingProxyType(dict(self.validation_splits)))
         object.__setattr__(self, "hub_text_columns", self.hub_text_columns or self.text_columns)
 
@@ -88,5 +94,12 @@ class Task:
 
     @property
     def label_codes(self) -> Mapping[str, int]:
-        """How a TSV may spell each label: its name, or its integer."""
-        return {name: i for i, name in enumerate(self.labels)} | {str(i): i for i in range(len(self.labels))}
+        """How a file may spell each label: its name, or its integer.
+
+        Where a name is itself an integer, names alone are meant: with labels ``1`` and ``2``, a ``1`` is not
+        the second.
+        """
+        names = {name: i for i, name in enumerate(self.labels)}
+        if any(name.lstrip("+-").isdecimal() for name in names):
+            return names
+        return names | {str(i): i for i in range(len(self.labels))}

@@ -131,6 +131,7 @@ def _check_paths(source: Source, folder: Path, output: Path) -> None:
         places.append(Path(source.base.source))
     if source.spec.data.data_dir is not None:
         places.append(Path(source.spec.data.data_dir).expanduser())
+    places += [Path(file) for file in (source.spec.data.data_file, source.spec.data.validation_file) if file]
     spelt = {str(form) for place in places for form in (place.absolute(), place.resolve())}
     telling = [place for place in spelt if len(Path(place).parts) >= _FEWEST_PARTS]
     for path in sorted(folder.rglob("*")):

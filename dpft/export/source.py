@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpft.data.own_files import task_of
 from dpft.errors import ExportError, NotFoundError
 from dpft.runs.record import RunRecord
 from dpft.runs.store import Store
 from dpft.spec import RunSpec
-from dpft.tables import MODES, TASKS
+from dpft.tables import MODES
 from dpft.tuning.base import Location, identify, load_model, locate, restore
 from dpft.tuning.files import adapter_sha256
 from dpft.tuning.mode import Mode
@@ -103,7 +104,7 @@ def open_run(record: RunRecord, spec: RunSpec) -> Source:
             hint="export a run that is completed, or was interrupted after its first step; see 'dpft list'",
         )
     manifest = Store(record.run_dir.parent.parent).manifest(record)
-    task = TASKS.get(spec.data.dataset)
+    task = task_of(spec.data)
     base = locate(spec.model)
     revision = manifest.get("base_model", {}).get("revision")
     source = Source(

@@ -63,8 +63,20 @@ class Release(Frozen):
     detail: str = ""
 
 
-def validation_access(classification: Classification) -> DataAccess:
-    """The scoring of the validation split, classed as the caller knows it to be."""
+def validation_access(classification: Classification, *, carved: bool = False) -> DataAccess:
+    """The scoring of the validation split, classed as the caller knows it to be.
+
+    Args:
+        classification: its cost class.
+        carved: the validation rows were set aside from the training file.
+    """
+    if carved:
+        return DataAccess(
+            access="evaluation",
+            classification=classification,
+            detail="rows set aside from the training file are used for reporting only: nothing is chosen by "
+            "their scores. Every run on the file scores the same rows again, and no ε covers that reuse",
+        )
     return DataAccess(
         access="evaluation",
         classification=classification,
@@ -72,19 +84,31 @@ def validation_access(classification: Classification) -> DataAccess:
     )
 
 
-def standard_accesses(*, private: bool, max_length: int) -> tuple[DataAccess, ...]:
+def standard_accesses(
+    *, private: bool, max_length: int, labels_declared: bool = False, carved: bool = False
+) -> tuple[DataAccess, ...]:
     """What every run does with data besides training steps.
 
     Args:
         private: whether training was differentially private.
         max_length: tokens per example, chosen without looking at any.
+        labels_declared: the user named the labels, not a task of the tool's own.
+        carved: the validation rows were set aside from the training file.
     """
+    by_row: Classification = "dp" if private else "unaccounted"
+    split = DataAccess(
+        access="validation split",
+        classification=by_row,
+        detail="set aside from the training file, each row by a fixed hash of its own texts, whatever the "
+        "others are; those rows are not trained on",
+    )
     return (
         DataAccess(access="tokenizer", classification="public", detail="the base model's; none is learnt"),
         DataAccess(
             access="label names",
             classification="public",
-            detail="fixed by the task; an unknown label is refused",
+            detail=f"{'declared by the user' if labels_declared else 'fixed by the task'}; "
+            "an unknown label is refused",
         ),
         DataAccess(
             access="label statistics",
@@ -93,7 +117,7 @@ def standard_accesses(*, private: bool, max_length: int) -> tuple[DataAccess, ..
         ),
         DataAccess(
             access="truncation",
-            classification="dp" if private else "unaccounted",
+            classification=by_row,
             detail=f"each example on its own, to {max_length} tokens (chosen without looking)",
         ),
         DataAccess(
@@ -104,7 +128,8 @@ def standard_accesses(*, private: bool, max_length: int) -> tuple[DataAccess, ..
         DataAccess(
             access="check of the engine", classification="public", detail="on synthetic text, before training"
         ),
-        validation_access("unaccounted"),
+        *([split] if carved else []),
+        validation_access("unaccounted", carved=carved),
         DataAccess(
             access="selection",
             classification="unaccounted",

@@ -287,7 +287,7 @@ class Data(Frozen):
     """Which dataset.
 
     Attributes:
-        dataset: name in ``tables.TASKS``.
+        dataset: name in ``tables.TASKS``, or what the user called files of their own.
         source: hub id, or what kind of local source.
         revision: of the source.
         split: that was trained on.
@@ -298,6 +298,7 @@ class Data(Frozen):
         rows_public: whether n was declared public.
         rows_declared: N, a public estimate in the place of a private n.
         max_length: tokens per example in training; longer ones were cut.
+        labels: their names in order, as the user declared them for files of their own.
     """
 
     dataset: Text
@@ -310,6 +311,7 @@ class Data(Frozen):
     rows_public: bool = False
     rows_declared: PositiveCount | None = None
     max_length: PositiveCount | None = None
+    labels: tuple[Text, ...] | None = None
 
 
 class BaseModelInfo(Frozen):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpft.data.own_files import task_of
 from dpft.data.prepare import PreparedData, prepare
 from dpft.data.task import Task
 from dpft.engines import ordinary
@@ -18,8 +19,8 @@ from dpft.engines.base import Engine, Session
 from dpft.errors import UsageError
 from dpft.privacy.clipping import Clipper
 from dpft.runs import paths
-from dpft.spec import ModelSpec, RunSpec
-from dpft.tables import ENGINES, MODES, TASKS
+from dpft.spec import DataSpec, ModelSpec, RunSpec
+from dpft.tables import ENGINES, MODES
 from dpft.training.observer import Observer
 from dpft.tuning.base import BaseIdentity, identify, load_model, load_tokenizer, locate
 from dpft.tuning.mode import Mode
@@ -56,9 +57,15 @@ class Assembled:
 
 
 def prepare_dataset(
-    dataset: str, data_dir: str | None, model: ModelSpec, max_length: int, tokenizer: Any = None
+    data: DataSpec, model: ModelSpec, tokenizer: Any = None, *, task: Task | None = None
 ) -> PreparedData:
-    """Tokenise ``dataset`` for ``model``, or find it in the cache.
+    """Tokenise ``data`` for ``model``, or find it in the cache.
+
+    Args:
+        data: which examples.
+        model: whose tokenizer.
+        tokenizer: the same, where it is loaded already.
+        task: instead of the one that ``data`` names.
 
     Raises:
         DataError: rows that cannot be used.
@@ -66,12 +73,12 @@ def prepare_dataset(
     """
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model)
     return prepare(
-        TASKS.get(dataset),
+        task if task is not None else task_of(data),
         tokenizer,
         tokenizer_id=locate(model).public_id,
-        max_length=max_length,
+        max_length=data.max_length,
         cache_dir=paths.cache(),
-        data_dir=Path(data_dir) if data_dir is not None else None,
+        data_dir=Path(data.data_dir) if data.data_dir is not None else None,
     )
 
 
@@ -84,7 +91,7 @@ def assemble(spec: RunSpec, observer: Observer) -> Assembled:
     mode: Mode = MODES.get(spec.tuning.mode)
     tokenizer = load_tokenizer(spec.model)
     observer.working(f"preparing {spec.data.dataset}")
-    data = prepare_dataset(spec.data.dataset, spec.data.data_dir, spec.model, spec.data.max_length, tokenizer)
+    data = prepare_dataset(spec.data, spec.model, tokenizer)
     observer.working(f"loading {spec.model.checkpoint}")
     tuned = tuned_model(spec, data.task.labels, tokenizer)
     return Assembled(data.task, data, tuned.model, tokenizer, mode, tuned.base, tuned.parameters)

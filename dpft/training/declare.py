@@ -103,7 +103,12 @@ def declare(
         if isinstance(plan, PrivatePlan)
         else None,
         events=_events(plan) if private else None,
-        data_accesses=standard_accesses(private=private, max_length=data.max_length),
+        data_accesses=standard_accesses(
+            private=private,
+            max_length=data.max_length,
+            labels_declared=data.task.own_files is not None,
+            carved=data.carved,
+        ),
         tuning=tuning or Tuning(),
         releases=standard_releases(
             claimed=claimed, rows_public=False, rows_declared=declared, trained=trained
@@ -117,6 +122,7 @@ def declare(
             rows=None if declared else data.splits["train"].rows,
             rows_declared=plan.schedule.examples if declared else None,
             max_length=data.max_length,
+            labels=data.task.labels if data.task.own_files is not None else None,
         ),
         base_model=BaseModelInfo(
             checkpoint=assembled.base.public_id,

@@ -73,6 +73,11 @@ class AdapterFolder:
         return self.manifest.data.dataset if self.manifest is not None else None
 
     @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Label names, where it was trained on files of somebody's own and says so."""
+        return self.manifest.data.labels if self.manifest is not None else None
+
+    @property
     def max_length(self) -> int | None:
         """Tokens per example in training, if it says so."""
         return self.manifest.data.max_length if self.manifest is not None else None

@@ -96,7 +96,16 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
         "name": "my-run",
         "tags": ("first", "second"),
         "note": "a note",
-        "data": {"dataset": "sst2", "data_dir": str(tmp_path), "max_length": 64},
+        "data": {
+            "dataset": "sst2",
+            "data_dir": str(tmp_path),
+            "data_file": None,
+            "validation_file": None,
+            "text_columns": (),
+            "label_column": None,
+            "labels": (),
+            "max_length": 64,
+        },
         "model": {"checkpoint": "a/b", "revision": None, "data_overlap": "possible"},
         "tuning": {
             "mode": "soft-prompt+lora",
