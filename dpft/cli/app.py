@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import sys
 import warnings
@@ -164,8 +165,8 @@ def _usage_error(error: Any) -> UsageError:
     from dpft.cli.request import in_words
 
     context, parameter = error.ctx, getattr(error, "param", None)
-    message = error.format_message().strip().removesuffix(".")
-    hint = f"see '{context.command_path if context is not None else 'dpft'} --help'"
+    message, nearest = _suggestion(error)
+    hint = f"{nearest}see '{context.command_path if context is not None else 'dpft'} --help'"
     if context is not None and parameter is not None:
         if isinstance(error.__cause__, ValidationError):
             message = in_words(parameter.opts[0], error.__cause__)
@@ -175,6 +176,17 @@ def _usage_error(error: Any) -> UsageError:
         elif source is not None and source.name == "ENVIRONMENT":
             hint = f"it is set by the variable {parameter.envvar}; {hint}"
     return UsageError(message[:1].lower() + message[1:], hint=hint)
+
+
+def _suggestion(error: Any) -> tuple[str, str]:
+    """The complaint, and apart from it what Typer thinks was meant, which belongs to the remedy."""
+    message = error.format_message().strip().removesuffix(".")
+    possible = getattr(error, "possibilities", None)
+    if possible:
+        (nearest,) = difflib.get_close_matches(error.option_name, possible, n=1, cutoff=0.0)
+        return error.message.strip().removesuffix("."), f"did you mean {nearest}? "
+    message, meant, rest = message.partition(". Did you mean ")
+    return message, f"did you mean {rest} " if meant else ""
 
 
 def _internal(error: Exception) -> DpftError:

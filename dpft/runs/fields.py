@@ -46,7 +46,7 @@ def canonical(name: str, metrics: Iterable[str] = METRICS) -> str:
         metrics: names of further fields.
 
     Raises:
-        UsageError: there is none; the hint has the nearest, and all.
+        UsageError: there is none; the hint has the nearest, or all.
     """
     wanted = name.strip().casefold()
     for spelled in (wanted, wanted.replace("-", "_")):
@@ -58,10 +58,11 @@ def canonical(name: str, metrics: Iterable[str] = METRICS) -> str:
 
 
 def nearest(wanted: str, candidates: Iterable[str], listed: Iterable[str]) -> str:
-    """A hint: what is nearest to ``wanted``, and what there is."""
+    """A hint: what is nearest to ``wanted``, or else all there is."""
     close = difflib.get_close_matches(wanted, [*candidates], n=1)
-    question = f"did you mean {close[0]!r}? " if close else ""
-    return f"{question}choose one of: {', '.join(listed)}"
+    if close:
+        return f"did you mean {close[0]!r}? 'dpft list --help' names all"
+    return f"choose one of: {', '.join(listed)}"
 
 
 def value_of(record: RunRecord, field: str) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import platformdirs
 
+from dpft.errors import StoreError
 from dpft.runs.files import ensure_directory
 
 __all__ = ["cache", "home", "prepared_dir"]
@@ -49,4 +50,10 @@ def prepared_dir() -> Path:
 
 def _folder(variable: str, default: Path) -> Path:
     given = os.environ.get(variable, "")
-    return ensure_directory(Path(given).expanduser().absolute() if given else default)
+    place = Path(given).expanduser().absolute() if given else default
+    if place.exists() and not place.is_dir():
+        raise StoreError(f"{variable} is {place}, which is not a folder", hint=f"set {variable} to a folder")
+    try:
+        return ensure_directory(place)
+    except StoreError as error:
+        raise StoreError(error.message, hint=f"set {variable} to a folder where you may write") from error

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +85,9 @@ class Trash:
                     shutil.rmtree(target)
                 if os.name == "nt":
                     lock.release()  # Windows moves no folder with an open file in it
-                record.run_dir.rename(target)
-            write_atomic(target / _MARK, f"{time.time():.0f}\n")
-            index.remove(record)
+                write_atomic(record.run_dir / _MARK, f"{time.time():.0f}\n")
+                with _unmarked_if_kept(record.run_dir), _moved(record.run_dir, target):
+                    index.remove(record)
         return target
 
     def restore(self, run: TrashedRun, name: str | None = None) -> RunRecord:
@@ -119,13 +121,13 @@ class Trash:
             with storing("restore", place):
                 ensure_directory(place.parent)
                 _clear_empty(place)
-                run.record.run_dir.rename(place)
+                with _moved(run.record.run_dir, place):
+                    record = load_record(place)
+                    if wanted != record.name:
+                        record = record.revise(name=wanted)
+                        save_record(record)
+                    index.put(record)
                 (place / _MARK).unlink(missing_ok=True)
-            record = load_record(place)
-            if wanted != record.name:
-                record = record.revise(name=wanted)
-                save_record(record)
-            index.put(record)
         return record
 
 
@@ -142,6 +144,26 @@ def removed_since(folder: Path) -> float:
         return float((folder / _MARK).read_text())
     except (OSError, ValueError):
         return folder.stat().st_ctime
+
+
+@contextmanager
+def _moved(place: Path, target: Path) -> Iterator[None]:
+    """Move a folder for what is done meanwhile; back again where that fails."""
+    place.rename(target)
+    try:
+        yield
+    except BaseException:
+        target.rename(place)
+        raise
+
+
+@contextmanager
+def _unmarked_if_kept(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        (place / _MARK).unlink(missing_ok=True)
+        raise
 
 
 def _clear_empty(place: Path) -> None:

@@ -261,4 +261,4 @@ def _load(loader: Any, spec: ModelSpec, **options: Any) -> Any:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+    return text[0].strip().removesuffix(":") if text else type(error).__name__

@@ -45,7 +45,7 @@ def test_new_folders_are_the_owners_and_old_ones_stay_as_they_are(home: Path) ->
 
 def test_a_file_in_the_way_is_told(home: Path) -> None:
     home.write_text("")
-    with pytest.raises(StoreError, match="could not make"):
+    with pytest.raises(StoreError, match="not a folder"):
         paths.home()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -118,6 +119,37 @@ def test_a_disk_that_refuses_leaves_the_run(store: Store, monkeypatch: pytest.Mo
         store.trash.put(record)
     monkeypatch.undo()
     assert [found.run_id for found in Store(store.home).list()] == [record.run_id]
+
+
+def test_a_disk_that_is_full_leaves_the_run_on_either_side(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = finished(store)
+    before = files(store.home)
+
+    def full(*data: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def replace_but_the_index(source: object, target: Path, real: object = os.replace) -> None:
+        if target.name == "registry.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)  # type: ignore[operator]
+
+    for refusal in (full, replace_but_the_index):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.replace", refusal)
+            with pytest.raises(StoreError, match="No space"):
+                store.trash.put(record)
+        assert files(store.home) == before
+    store.trash.put(record)
+    (removed,) = store.trash.runs()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        with pytest.raises(StoreError, match="No space"):
+            store.trash.restore(removed, "another")
+    assert store.trash.runs() == [removed]
+    assert store.list() == []
+    assert store.trash.restore(removed).name == record.name
 
 
 REMOVER = """
