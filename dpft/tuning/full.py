@@ -14,7 +14,7 @@ class Full(PlainMode):
 
     name = "full"
     description = "all parameters of the model"
-    defaults = ModeDefaults(learning_rate=5e-4, learning_rate_without_privacy=1e-4, max_grad_norm=3.0)
+    defaults = ModeDefaults(learning_rate=2e-3, learning_rate_without_privacy=1e-4, max_grad_norm=1.0)
 
     def trainable(self, model: object, tuning: TuningSpec) -> set[str]:
         """All of them."""

@@ -19,7 +19,7 @@ class SoftPrompt(SingleAdapter):
     description = "learnt embeddings before the input, and the head"
     peft_types = ("PROMPT_TUNING",)
     defaults = ModeDefaults(
-        learning_rate=1e-2, learning_rate_without_privacy=1e-2, max_grad_norm=3.0, num_prepend_tokens=16
+        learning_rate=3e-2, learning_rate_without_privacy=1e-2, max_grad_norm=3.0, num_prepend_tokens=16
     )
 
     def config(self, model: Any, tuning: TuningSpec) -> Any:
