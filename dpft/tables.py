@@ -140,7 +140,12 @@ ACCOUNTANTS: Table[Any] = Table(
 )
 
 EXPORT_FORMATS: Table[Any] = Table(
-    "export format", {"peft": "dpft.export.peft:export", "merged": "dpft.export.merged:export"}
+    "export format",
+    {
+        "peft": "dpft.export.peft:export",
+        "merged": "dpft.export.merged:export",
+        "onnx": "dpft.export.onnx:export",
+    },
 )
 
 REPORT_FORMATS: Table[Any] = Table(

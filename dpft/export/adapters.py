@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dpft import hub
 from dpft.errors import ModelError
-from dpft.export.card import base_call
-from dpft.export.form import EXACT, Form
+from dpft.export import snippets
+from dpft.export.form import EXACT, PEFT, TRANSFORMERS, Form
 from dpft.export.source import RestoredRun
 from dpft.tuning.mode import Mode
 
@@ -20,6 +20,7 @@ __all__ = ["AdapterFolder"]
 
 _CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", _CONFIG)
+_TAGS = {"PROMPT_TUNING": "prompt-tuning", "PREFIX_TUNING": "prefix-tuning"}
 
 
 class AdapterFolder(Form):
@@ -30,9 +31,13 @@ class AdapterFolder(Form):
     """
 
     format = "peft"
+    library = "peft"
+    relation = "adapter"
+    requires = ("torch", TRANSFORMERS, PEFT)
 
     def __init__(self, mode: Mode) -> None:
         self.parts = mode.parts
+        self.tags = tuple(_TAGS.get(kind, kind.lower()) for kind in mode.peft_types)
         self.what = "a PEFT adapter" if len(self.parts) == 1 else f"{len(self.parts)} PEFT adapters"
         if len(self.parts) > 1:
             inner = ", then ".join(f"`{part}`" for part in self.parts)
@@ -43,12 +48,12 @@ class AdapterFolder(Form):
         return EXACT
 
     def write(self, run: RestoredRun, folder: Path) -> None:
-        """Copy the files; their bytes stay as they are, but for a base model named by a path."""
+        """Copy the files; only the configuration changes, where it names the base model otherwise."""
         for part in self.parts:
             (folder / part).mkdir(mode=0o700, exist_ok=True)
             for name in _FILES:
                 shutil.copyfile(run.source.adapter / part / name, folder / part / name)
-            _name_base(folder / part / _CONFIG, run.source.base.public_id)
+            _name_base(folder / part / _CONFIG, run.source.base.public_id, run.source.base_revision)
 
     def load(self, run: RestoredRun, folder: Path) -> Any:
         """A fresh base model with ``PeftModel.from_pretrained``, part by part."""
@@ -61,17 +66,13 @@ class AdapterFolder(Form):
 
     def loading(self, run: RestoredRun) -> list[str]:
         """The same in words of the card."""
-        *inner, outer = (f'f"{{folder}}/{part}"' if part else "folder" for part in self.parts)
-        return [
-            "from peft import PeftModel",
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-            "",
-            'folder = "."  # where this README is',
-            "tokenizer = AutoTokenizer.from_pretrained(folder)",
-            *base_call(run),
-            *(f"model = PeftModel.from_pretrained(model, {path}).get_base_model()" for path in inner),
-            f"model = PeftModel.from_pretrained(model, {outer}).eval()",
-        ]
+        base = run.source.base
+        remark = "" if run.source.base_is_public else "a local folder of that name"
+        return snippets.adapter_lines(base.public_id, run.base_options, self.parts, remark=remark)
+
+    def shorter(self, run: RestoredRun) -> list[str]:
+        """PEFT finds the base model of one adapter by itself; not of one on top of another."""
+        return snippets.auto_lines(run.base_options) if len(self.parts) == 1 else []
 
 
 def _load_base(run: RestoredRun) -> Any:
@@ -96,8 +97,9 @@ def _load_base(run: RestoredRun) -> Any:
         ) from error
 
 
-def _name_base(path: Path, public_id: str) -> None:
+def _name_base(path: Path, public_id: str, revision: str | None) -> None:
+    """Let the configuration name the base model by id and commit: ``AutoPeftModel…`` loads exactly that."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("base_model_name_or_path") != public_id:
-        config["base_model_name_or_path"] = public_id
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    named = {"base_model_name_or_path": public_id, "revision": revision}
+    if any(config.get(key) != value for key, value in named.items()):
+        path.write_text(json.dumps({**config, **named}, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
+
 from dpft.errors import ExportError, StoreError
 from dpft.export.card import card
 from dpft.export.form import Form
@@ -18,6 +20,7 @@ from dpft.export.report import ExportReport
 from dpft.export.source import RestoredRun, Source, check_base, open_run, restore_run
 from dpft.export.verify import compare, logits_of, synthetic_batch
 from dpft.runs.files import ensure_directory, file_table, publish_dir, write_atomic
+from dpft.runs.onnx_file import read_onnx
 from dpft.runs.record import RunRecord
 from dpft.runs.seal import seal
 from dpft.spec import RunSpec
@@ -50,36 +53,42 @@ def build(
     Raises:
         DpftError: nothing is published, and an earlier export at ``output`` is as it was.
     """
+    form.check()
     output = output.expanduser().resolve()
     source = open_run(record, spec)
     check_place(output, source, overwrite=overwrite)
     run = restore_run(source)
     check_base(source, run.tokenizer.pad_token_id)
-    batch = synthetic_batch(run.model, run.tokenizer, spec.tuning.num_prepend_tokens or 0)
-    expected = logits_of(run.model, batch)
-    tolerance = form.tolerance(expected)
-    one_by_one = reads_where_texts_end(run.model)
+    virtual = spec.tuning.num_prepend_tokens or 0
+    batches = [synthetic_batch(run.model, run.tokenizer, virtual, shape) for shape in form.shapes]
+    expected = [logits_of(run.model, batch) for batch in batches]
+    tolerance = form.tolerance(torch.cat(expected))
+    one_by_one = reads_where_texts_end(run.model) and not form.ends_texts
     with _staging(output) as folder:
-        _write(form, run, folder, tolerance)
+        _write(form, run, folder, tolerance, _ONE_BY_ONE if one_by_one else "")
         _check_tokenizer(run, folder)
-        found = logits_of(form.load(run, folder), batch, one_by_one=one_by_one)
-        difference = compare(expected, found, tolerance)
+        loaded = form.load(run, folder)
+        difference = max(
+            compare(right, logits_of(loaded, batch, one_by_one=one_by_one), tolerance)
+            for batch, right in zip(batches, expected, strict=True)
+        )
         _check_headers(source, folder)
         _check_paths(source, folder, output)
         files = tuple(file_table(folder))
         publish_dir(folder, output, overwrite=overwrite)
-    return ExportReport(record.run_id, form.format, output, files, difference)
+    return ExportReport(
+        record.run_id, form.format, output, files, difference, requires=form.requires, opset=form.opset
+    )
 
 
-def _write(form: Form, run: RestoredRun, folder: Path, tolerance: float) -> None:
-    remarks = [form.remark, _ONE_BY_ONE if reads_where_texts_end(run.model) else ""]
-    remark = " ".join(filter(None, remarks))
+def _write(form: Form, run: RestoredRun, folder: Path, tolerance: float, warning: str) -> None:
+    remark = " ".join(filter(None, [form.remark, warning]))
     form.write(run, folder)
     for name in _SURROUNDINGS:  # how it was loaded here is nothing to hand on
         run.tokenizer.init_kwargs.pop(name, None)
     run.tokenizer.save_pretrained(folder)
-    text = card(run, what=form.what, loading=form.loading(run), remark=remark, tolerance=tolerance)
-    write_atomic(folder / "README.md", text)
+    write_atomic(folder / "README.md", card(run, form, remark=remark, tolerance=tolerance))
+    write_atomic(folder / "requirements.txt", "".join(f"{name}\n" for name in form.requires))
     seal(folder, run.source.manifest_bytes)
     for path in folder.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
@@ -108,9 +117,9 @@ def _check_headers(source: Source, folder: Path) -> None:
     Raises:
         ExportError: one does not.
     """
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.onnx")]):
         try:
-            run_id = json.loads(statement_in(path) or "{}").get("run_id")
+            run_id = json.loads(_statement_in(path) or "{}").get("run_id")
         except ValueError:
             run_id = None
         if run_id != source.record.run_id:
@@ -118,6 +127,10 @@ def _check_headers(source: Source, folder: Path) -> None:
                 f"{path.name} does not carry the statement of run {source.record.run_id}: it is of {run_id}",
                 hint="the run's files were changed after it ended; restore them from a backup",
             )
+
+
+def _statement_in(path: Path) -> str | None:
+    return read_onnx(path).metadata.get("dpft") if path.suffix == ".onnx" else statement_in(path)
 
 
 def _check_paths(source: Source, folder: Path, output: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dpft.errors import ExportError
+from dpft.export import snippets
 from dpft.export.form import EXACT, MERGED, Form
 from dpft.export.source import RestoredRun
 from dpft.tuning.files import adapter_sha256, stamp
 
-__all__ = ["PlainFolder", "statement_in"]
+__all__ = ["PlainFolder", "exported_statement", "statement_in"]
 
 
 class PlainFolder(Form):
@@ -43,7 +45,8 @@ class PlainFolder(Form):
         """
         model = run.source.mode.merge(run.model)
         model.save_pretrained(folder)
-        stamp(folder, _statement(run.source.adapter, self.format, adapter_sha256(folder)))
+        export = {"format": self.format, "tensors_sha256": adapter_sha256(folder)}
+        stamp(folder, exported_statement(run.source.adapter, export))
 
     def load(self, run: RestoredRun, folder: Path) -> Any:
         """From the folder alone."""
@@ -53,13 +56,7 @@ class PlainFolder(Form):
 
     def loading(self, run: RestoredRun) -> list[str]:
         """The same in words of the card."""
-        return [
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-            "",
-            'folder = "."  # where this README is',
-            "tokenizer = AutoTokenizer.from_pretrained(folder)",
-            "model = AutoModelForSequenceClassification.from_pretrained(folder).eval()",
-        ]
+        return snippets.whole_lines()
 
 
 def statement_in(path: Path) -> str | None:
@@ -69,13 +66,20 @@ def statement_in(path: Path) -> str | None:
     return metadata.get("dpft")
 
 
-def _statement(adapter: Path, format_name: str, tensors_sha256: str) -> str:
-    """The run's own, and ``export``: these tensors are not those whose hash the manifest has."""
+def exported_statement(adapter: Path, export: Mapping[str, str]) -> str:
+    """The run's own, and ``export``: these tensors are not those whose hash the manifest has.
+
+    Args:
+        adapter: the run's adapter folder.
+        export: the format, and what its weights hash to.
+
+    Raises:
+        ExportError: the run's weights carry no statement.
+    """
     for path in sorted(adapter.rglob("*.safetensors")):
         statement = statement_in(path)
         if statement is not None:
-            export = {"format": format_name, "tensors_sha256": tensors_sha256}
-            return json.dumps({**json.loads(statement), "export": export}, separators=(",", ":"))
+            return json.dumps({**json.loads(statement), "export": dict(export)}, separators=(",", ":"))
     raise ExportError(
         "the run's adapter carries no privacy statement in its header",
         hint="its files were changed after the run ended; restore them from a backup",

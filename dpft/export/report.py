@@ -22,6 +22,8 @@ class ExportReport:
         files: every file in it, by name.
         max_logit_difference: largest absolute difference between a logit of the run's model and of the
             export, loaded afresh, on synthetic text.
+        requires: what loading it needs, as pip's requirements.
+        opset: of an ONNX file; else None.
     """
 
     run_id: str
@@ -29,6 +31,8 @@ class ExportReport:
     path: Path
     files: tuple[FileEntry, ...]
     max_logit_difference: float
+    requires: tuple[str, ...] = ()
+    opset: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report as ``export --json`` prints it."""
@@ -38,4 +42,6 @@ class ExportReport:
             "path": str(self.path),
             "files": [entry.to_json() for entry in self.files],
             "max_logit_difference": self.max_logit_difference,
+            "requires": list(self.requires),
+            **({"opset": self.opset} if self.opset is not None else {}),
         }

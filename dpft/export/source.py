@@ -13,6 +13,7 @@ from dpft.runs.store import Store
 from dpft.spec import RunSpec
 from dpft.tables import MODES
 from dpft.tuning.base import Location, identify, load_model, locate, restore
+from dpft.tuning.builtin import published_commit
 from dpft.tuning.files import adapter_sha256
 from dpft.tuning.mode import Mode
 
@@ -32,8 +33,10 @@ class Source:
         task_description: its dataset, in one line.
         is_pair: whether an example is two texts.
         labels: label names in order.
+        metrics: the scores that the task has.
         base: where the base model is, and its public name.
-        base_revision: hub commit of the base model, where known.
+        base_revision: hub commit of the base model, where known; of a built-in one, the commit that has the
+            same bytes.
         manifest: the run's ``privacy.json``, read.
         manifest_bytes: the same, as it stands in the file.
     """
@@ -44,10 +47,16 @@ class Source:
     task_description: str
     is_pair: bool
     labels: tuple[str, ...]
+    metrics: tuple[str, ...]
     base: Location
     base_revision: str | None
     manifest: dict[str, Any]
     manifest_bytes: bytes
+
+    @property
+    def base_is_public(self) -> bool:
+        """Whether the base model's name is a hub id: a package's is, a folder's is not."""
+        return not self.base.local or self.spec.model.checkpoint.startswith("builtin:")
 
     @property
     def adapter(self) -> Path:
@@ -114,8 +123,9 @@ def open_run(record: RunRecord, spec: RunSpec) -> Source:
         task_description=task.description,
         is_pair=task.is_pair,
         labels=tuple(task.labels),
+        metrics=tuple(task.metrics),
         base=base,
-        base_revision=str(revision) if revision and not base.local else None,
+        base_revision=published_commit(spec.model.checkpoint) if base.local else revision and str(revision),
         manifest=manifest,
         manifest_bytes=path.read_bytes(),
     )

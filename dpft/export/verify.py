@@ -9,34 +9,37 @@ from torch import Tensor
 
 from dpft.errors import ExportError
 
-__all__ = ["Batch", "compare", "logits_of", "synthetic_batch"]
+__all__ = ["SHAPE", "Batch", "compare", "logits_of", "synthetic_batch"]
 
 Batch = dict[str, Tensor]
 
-_LONGEST = 32
+SHAPE = (4, 32)
+"""Rows, and tokens of the longest."""
+
 _REPORT = "nothing was published; report this, with the run's mode and base model"
 
 
-def synthetic_batch(model: Any, tokenizer: Any, virtual_tokens: int) -> Batch:
+def synthetic_batch(model: Any, tokenizer: Any, virtual_tokens: int, shape: tuple[int, int] = SHAPE) -> Batch:
     """Rows of random tokens, the same at every call; no private text has a part in them.
 
     Args:
         model: a classifier; its vocabulary and its number of positions are read.
         tokenizer: whose special tokens are left out, and which says what the model takes.
         virtual_tokens: positions that the mode takes for itself.
+        shape: rows, and tokens of the longest; fewer where the model has fewer positions.
 
     Returns:
         ``input_ids``, ``attention_mask`` and, where the model takes them, ``token_type_ids``; each (b t),
-        four rows of different lengths, the shorter ones padded on the right.
+        rows of different lengths from the longest down to 2, padded on the right.
     """
     vocabulary = int(model.get_input_embeddings().num_embeddings)
     special = set(tokenizer.all_special_ids)
     ordinary = torch.tensor([i for i in range(vocabulary) if i not in special] or list(range(vocabulary)))
     positions = getattr(model.config, "max_position_embeddings", None)
-    longest = _LONGEST
+    rows, longest = shape
     if isinstance(positions, int) and positions > 0:
         longest = max(2, min(longest, positions - virtual_tokens - 2))  # some architectures reserve two
-    lengths = torch.tensor([longest, max(2, 2 * longest // 3), max(2, longest // 3), 2])
+    lengths = torch.linspace(longest, 2, rows).floor().long() if rows > 1 else torch.tensor([longest])
     generator = torch.Generator().manual_seed(0)
     ids = ordinary[torch.randint(len(ordinary), (len(lengths), longest), generator=generator)]
     if getattr(model.config, "is_encoder_decoder", False) and tokenizer.eos_token_id is not None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from dpft.errors import ModelError
 
-__all__ = ["minilm", "training_data"]
+__all__ = ["minilm", "published_commit", "training_data"]
 
 _MINILM_TRAINING_DATA = (
     "by its makers' model card, more than a billion sentence pairs, among them SNLI and MultiNLI (which mnli "
     "is made of), Quora's question pairs (qqp) and SQuAD (qnli); SST-2 is not named there"
 )
+
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_MINILM_COMMIT = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"  # has a model.safetensors of these bytes
 
 
 def minilm() -> tuple[Path, str]:
@@ -44,3 +48,22 @@ def training_data(checkpoint: str) -> str | None:
         checkpoint: as in ``ModelSpec``.
     """
     return _MINILM_TRAINING_DATA if checkpoint == "builtin:minilm" else None
+
+
+def published_commit(checkpoint: str) -> str | None:
+    """The hub commit whose weights a built-in model's are, byte for byte; None where that is not known.
+
+    Args:
+        checkpoint: as in ``ModelSpec``.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    if checkpoint != "builtin:minilm":
+        return None
+    path = minilm()[0] / "model.safetensors"
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    return _MINILM_COMMIT if found == _MINILM_SHA256 else None

@@ -76,7 +76,7 @@ class Mode(ABC):
         """
         raise UsageError(
             f"{self.name} cannot be merged: its virtual tokens are not weights of the base model",
-            hint="export it with --format peft",
+            hint="export it with --format peft or onnx",
         )
 
 

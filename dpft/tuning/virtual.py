@@ -146,7 +146,7 @@ def read_where_texts_end(wrapped: Any) -> None:
         if not ends or ends[-1] is None:
             return None
         hidden = args[0]
-        row = torch.arange(len(hidden), device=hidden.device)
+        row = torch.arange(hidden.shape[0], device=hidden.device)  # not len(): a trace would freeze it
         return (hidden[row, ends[-1]][:, None], *args[1:])
 
     def forget(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -161,7 +161,7 @@ def test_from_prepare_to_export(user: User) -> None:
     assert score["metrics"] == run["metrics"]
 
     report = user.asks("export", "first", "--output", "shared")
-    assert set(report) == {"run_id", "format", "path", "files", "max_logit_difference"}
+    assert set(report) == {"run_id", "format", "path", "files", "max_logit_difference", "requires"}
     assert {path.name for path in (user.folder / "shared").iterdir()} == {f["name"] for f in report["files"]}
     user.types("export", "first", "--format", "merged", "--output", "whole")
     verify_them(user, Path(run["run_dir"]))

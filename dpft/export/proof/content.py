@@ -58,8 +58,8 @@ def _found(subject: Subject) -> Iterator[str]:
             continue
         elif name.endswith(_TEXTS) and name.rpartition("/")[2] not in _VOCABULARIES:
             yield from _in_file(subject, name)
-    for name, header in subject.headers.items():
-        for value in header.metadata.values():
+    for name, metadata in subject.statements.items():
+        for value in metadata.values():
             yield from _in_text(value, f"the header of {name}")
             yield from _keys(_parsed(value), f"the header of {name}")
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from dpft.errors import DpftError, NotFoundError
 from dpft.runs.confine import list_folder, read_bounded, read_json, shown
 from dpft.runs.manifest import UNJUDGED, Manifest
+from dpft.runs.onnx_file import OnnxFile, read_onnx
 from dpft.runs.schema import MANIFEST_VERSION
 from dpft.runs.seal import MANIFEST
 from dpft.runs.tensors import Header, read_header
@@ -81,6 +82,22 @@ class Subject:
             for name in self.weights_names
             if name.endswith(".safetensors")
         }
+
+    @cached_property
+    def graphs(self) -> dict[str, OnnxFile]:
+        """ONNX files, by name relative to the weights' folder.
+
+        Raises:
+            UntrustedError: one of them is damaged.
+        """
+        names = [name for name in self.weights_names if name.endswith(".onnx")]
+        return {name: read_onnx(self.weights_folder / name) for name in names}
+
+    @property
+    def statements(self) -> dict[str, dict[str, str]]:
+        """What each weights file says in its metadata, by name."""
+        graphs = {name: graph.metadata for name, graph in self.graphs.items()}
+        return {name: dict(header.metadata) for name, header in self.headers.items()} | graphs
 
     def text(self, name: str) -> str:
         """A text of the weights' folder.

@@ -72,6 +72,9 @@ def weights_checks(subject: Subject) -> Iterator[Check]:
 def _tensors(subject: Subject, manifest: Manifest) -> Iterator[str]:
     headers, folder = subject.headers, subject.weights_folder
     stated = manifest.evidence.tensors_sha256
+    if subject.graphs:
+        yield from _graphs(subject)
+        return
     if not headers:
         yield "there is no safetensors file"
     elif stated is None:
@@ -89,10 +92,23 @@ def _tensors(subject: Subject, manifest: Manifest) -> Iterator[str]:
             yield "the trained tensors in this model are not those whose hash the manifest has"
 
 
+def _graphs(subject: Subject) -> Iterator[str]:
+    """An ONNX file's digest, all but its statement, is the one that stands in the statement."""
+    if len(subject.graphs) != 1 or subject.headers:
+        yield f"there are several models: {shown(sorted([*subject.graphs, *subject.headers]))}"
+    if subject.manifest is not None and subject.manifest.evidence.tensors_sha256 is None:
+        yield "the manifest has no hash of the tensors that this was made from"
+    for name, graph in subject.graphs.items():
+        export = _parsed(graph.metadata).get("export")
+        told = export.get("model_sha256") if isinstance(export, dict) else None
+        if graph.sha256 != told:
+            yield f"{name} hashes to {graph.sha256[:12]}…, its statement has {shown(told)}"
+
+
 def _export_of(subject: Subject) -> Mapping[str, Any] | None:
-    """What the header of a whole model says of its making; None for an adapter."""
-    for header in subject.headers.values():
-        export = _parsed(header).get("export")
+    """What the statement of a whole model says of its making; None for an adapter."""
+    for metadata in subject.statements.values():
+        export = _parsed(metadata).get("export")
         if export is not None:
             return export if isinstance(export, dict) else {}
     return None
@@ -112,13 +128,15 @@ def _headers(subject: Subject) -> Iterator[str]:
     assert manifest is not None
     assert document is not None
     expected = json.loads(safetensors_header(manifest, document))
-    for name, header in subject.headers.items():
-        if header.metadata.keys() != {"format", "dpft"} or header.metadata["format"] != "pt":
-            yield f"{name} has other metadata than format and dpft: {shown(sorted(header.metadata))}"
+    for name, metadata in subject.statements.items():
+        graph = name in subject.graphs
+        beside = {key: value for key, value in metadata.items() if key != "dpft"}
+        if "dpft" not in metadata or beside != ({} if graph else {"format": "pt"}):
+            yield f"{name} has other metadata than format and dpft: {shown(sorted(metadata))}"
             continue
-        found = dict(_parsed(header))
+        found = dict(_parsed(metadata))
         export = found.pop("export", None)
-        if export is not None and not _is_export(export):
+        if (export is not None or graph) and not _is_export(export, graph=graph):
             yield f"the header of {name} says of its export: {shown(export)}"
         for key in sorted(expected.keys() | found.keys()):
             if key not in found or key not in expected or not _same(found[key], expected[key]):
@@ -126,12 +144,12 @@ def _headers(subject: Subject) -> Iterator[str]:
                 yield f"the header of {name} has {shown(key)} {told}, the manifest makes it {right}"
 
 
-def _is_export(found: Any) -> bool:
-    return (
-        isinstance(found, dict)
-        and found.keys() == {"format", "tensors_sha256"}
-        and found["format"] in EXPORT_FORMATS.names()
-    )
+def _is_export(found: Any, *, graph: bool) -> bool:
+    if not isinstance(found, dict):
+        return False
+    if graph:
+        return found.keys() == {"format", "model_sha256"} and found["format"] == "onnx"
+    return found.keys() == {"format", "tensors_sha256"} and found["format"] in EXPORT_FORMATS.names()
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -139,13 +157,13 @@ def _same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def _parsed(header: Header) -> Mapping[str, Any]:
+def _parsed(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     """The header's statement.
 
     Raises:
         UntrustedError: it is no strict JSON.
     """
-    found = parse_json(header.metadata.get("dpft", "{}").encode(), "the dpft key of a header")
+    found = parse_json(metadata.get("dpft", "{}").encode(), "the dpft key of a header")
     return found if isinstance(found, dict) else {}
 
 

@@ -193,7 +193,7 @@ def test_exports(dpft: Command, tiny: list[object], tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     run_id = dpft("train", "sst2", *tiny, "--noise-multiplier", 3, "--name", "my-run", "-q").out.strip()
     report = dpft("export", "my-run", "--json").json
-    assert set(report) == {"run_id", "format", "path", "files", "max_logit_difference"}
+    assert set(report) == {"run_id", "format", "path", "files", "max_logit_difference", "requires"}
     assert (report["run_id"], report["format"]) == (run_id, "peft")
     assert report["path"] == str(tmp_path / "my-run-peft")
     for file in report["files"]:

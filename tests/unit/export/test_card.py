@@ -69,10 +69,10 @@ def test_a_run_that_may_claim_nothing_says_so(make: Callable[..., MadeRun], tmp_
 
 def test_card_names_base_model_dataset_labels_and_how_to_load(lora: MadeRun, tmp_path: Path) -> None:
     card = text_of(lora.export(tmp_path / "export").path)
-    assert card.startswith("# tiny-base, fine-tuned on mnli (lora)")
+    assert "# tiny-base, fine-tuned on mnli (lora)" in card
     assert "without differential privacy: nothing is promised" in card
     assert '"tiny-base", # a local folder of that name' in card
-    assert "id2label={0: 'entailment', 1: 'neutral', 2: 'contradiction'}" in card
+    assert 'id2label={0: "entailment", 1: "neutral", 2: "contradiction"}' in card
     assert "PeftModel.from_pretrained(model, folder)" in card
     assert "| 2 | contradiction |" in card
     assert '["a text"], ["its second text"]' in card
@@ -94,14 +94,16 @@ def test_card_of_a_whole_model_needs_no_base_model(lora: MadeRun, tmp_path: Path
 
 def test_report_is_the_json_contract() -> None:
     entry = FileEntry("a.txt", "ab" * 32, 7)
-    report = ExportReport("0123456789abcdef", "peft", Path("out"), (entry,), 1.5e-6)
+    report = ExportReport("0123456789abcdef", "peft", Path("out"), (entry,), 1.5e-6, ("peft>=1",))
     assert json.loads(json.dumps(report.to_json())) == {
         "run_id": "0123456789abcdef",
         "format": "peft",
         "path": "out",
         "files": [{"name": "a.txt", "sha256": "ab" * 32, "size": 7}],
         "max_logit_difference": 1.5e-6,
+        "requires": ["peft>=1"],
     }
+    assert ExportReport("0123456789abcdef", "onnx", Path("out"), (), 0.0, opset=17).to_json()["opset"] == 17
 
 
 def test_the_report_costs_no_heavy_import() -> None:

@@ -125,7 +125,7 @@ def test_a_base_model_named_by_a_path_is_named_in_public(run: MadeRun, tmp_path:
 @pytest.mark.parametrize("path", ["home/runs/x", "tiny-base", "private-data/train.tsv", "export"])
 def test_a_local_path_in_any_text_is_refused(path: str, run: MadeRun, tmp_path: Path) -> None:
     workshop.change_json(
-        run.record.run_dir / "adapter" / "adapter_config.json", revision=str(tmp_path / path)
+        run.record.run_dir / "adapter" / "adapter_config.json", peft_version=str(tmp_path / path)
     )
     refused(run, ExportError, "adapter_config.json would name the local path")
 
@@ -139,8 +139,8 @@ def test_a_local_path_in_the_tokenizers_settings_is_refused(run: MadeRun) -> Non
 def test_a_tokenizer_that_cuts_otherwise_is_refused(run: MadeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     original = story._write
 
-    def write(form: Form, restored: RestoredRun, folder: Path, tolerance: float) -> None:
-        original(form, restored, folder, tolerance)
+    def write(form: Form, restored: RestoredRun, folder: Path, tolerance: float, warning: str) -> None:
+        original(form, restored, folder, tolerance, warning)
         workshop.change_json(folder / "tokenizer_config.json", pad_token="[UNK]")
 
     monkeypatch.setattr(story, "_write", write)
