@@ -108,7 +108,7 @@ def report(
     place = place if to_stdout else _free(place.expanduser().absolute(), force=force)
     store = Store()
     records, chosen = _choose(store, runs or [], everything=everything)
-    with TrainingView() as watching:
+    with TrainingView(quiet=quiet) as watching:
         watching.working(f"reading {len(records):,} {_runs(len(records))}")
         text = _written(store, records, chosen, kind)
     if to_stdout:

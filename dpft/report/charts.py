@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dpft.report.gather import ReportedRun
-from dpft.report.scales import Axis, linear, spread, whole
+from dpft.report.labels import Box, Label, place_labels, swarm
+from dpft.report.scales import Axis, linear, logarithmic, whole
 from dpft.runs.statement import round_up_epsilon
 
 __all__ = ["Dot", "Panel", "Scatter", "Shape", "Whisker", "learning", "scatter", "share", "spent"]
 
 _WIDTH, _HEIGHT = 400.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 16.0, 40.0
-_APART = 17.0  # dots, with a number of two digits above
+_ASTRAY = 12.0  # a dot stands no further from its ε
+_WIDE = 30.0  # a ratio of ε's that a linear axis does not show
 _PANEL_WIDTH, _PANEL_HEIGHT = 260.0, 150.0
 _PANEL_LEFT, _PANEL_RIGHT, _PANEL_TOP, _PANEL_BOTTOM = 40.0, 12.0, 14.0, 32.0
 
@@ -57,7 +59,7 @@ class Dot:
         x: place.
         y: place.
         number: the run's.
-        label_y: where the number stands.
+        label: where the number stands; None where there is no room for it.
         shape: what is drawn.
         whisker: its interval, where there is one.
         title: all of it in words.
@@ -66,7 +68,7 @@ class Dot:
     x: float
     y: float
     number: int
-    label_y: float
+    label: Label | None
     shape: Shape
     whisker: Whisker | None
     title: str
@@ -97,6 +99,11 @@ class Scatter:
     majorities: tuple[str, ...]
     divide: float | None
     moved: bool
+
+    @property
+    def unnumbered(self) -> int:
+        """How many dots have no room for their number."""
+        return sum(dot.label is None for dot in self.dots)
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -156,36 +163,46 @@ def scatter(runs: Sequence[ReportedRun]) -> Scatter | None:
         return None
     both = [*claimed, *ordinary]
     right = _WIDTH - _RIGHT
-    strip = min(130.0, max(74.0, (len(ordinary) + 1) * _APART)) if ordinary else 0.0
+    strip = min(130.0, max(74.0, (len(ordinary) + 1) * 14.0)) if ordinary else 0.0
     if not claimed:
         strip = right - _LEFT
     divide = right - strip if ordinary and claimed else None
     y = _accuracy_axis(both, _HEIGHT - _BOTTOM, _TOP + 12, ticks=6)
-    x = None
-    places: list[float] = []
+    x, end = None, right
     if claimed:
-        end = (divide - 8 if divide is not None else right) - 6
-        x = linear([run.epsilon or 0.0 for run in claimed], _LEFT, end, ticks=5, zero=True)
-        exact = [x.at(run.epsilon or 0.0) for run in claimed]
-        places = spread(exact, _APART, _LEFT + 8, end)
-    centre = right - strip / 2
-    beside = spread([centre] * len(ordinary), _APART, right - strip + 8, right - 8)
-    moved = x is not None and any(
-        abs(place - x.at(run.epsilon or 0.0)) > 2 for place, run in zip(places, claimed, strict=True)
-    )
-    dots = [_dot(run, place, y) for run, place in zip(both, [*places, *beside], strict=True)]
+        end = (divide if divide is not None else right) - _ASTRAY - 6
+        x = _epsilon_axis([run.epsilon or 0.0 for run in claimed], end)
+    exact = [x.at(run.epsilon or 0.0) for run in claimed] if x is not None else []
+    places = swarm(_bodies(claimed, exact, y), _ASTRAY, _LEFT, end + _ASTRAY)
+    centre = [right - strip / 2] * len(ordinary)
+    beside = swarm(_bodies(ordinary, centre, y), strip / 2, right - strip + 8, right - 8)
+    pairs = sorted(zip(both, [*places, *beside], strict=True), key=lambda pair: pair[0].number)
+    dots = _numbered([_dot(run, place, y) for run, place in pairs])
     majorities = sorted({run.majority for run in both if run.majority is not None})
     return Scatter(
         width=_WIDTH,
         height=_HEIGHT,
         x=x,
         y=y,
-        dots=tuple(sorted(dots, key=lambda dot: dot.number)),
+        dots=dots,
         baselines=tuple(y.at(value) for value in majorities),
         majorities=tuple(share(value) for value in majorities),
         divide=divide,
-        moved=moved,
+        moved=any(abs(new - old) > 2 for new, old in zip(places, exact, strict=True)),
     )
+
+
+def _bodies(
+    runs: Sequence[ReportedRun], places: Sequence[float], y: Axis
+) -> list[tuple[float, float, float]]:
+    """x, top and bottom of each dot, before it is drawn."""
+    bodies = []
+    for run, x in zip(runs, places, strict=True):
+        low, high = run.interval or (run.accuracy or 0.0,) * 2
+        bodies.append(
+            (x, min(y.at(high), y.at(run.accuracy or 0.0) - 5), max(y.at(low), y.at(run.accuracy or 0.0) + 5))
+        )
+    return bodies
 
 
 def _dot(run: ReportedRun, x: float, y: Axis) -> Dot:
@@ -196,16 +213,31 @@ def _dot(run: ReportedRun, x: float, y: Axis) -> Dot:
     if bounds is not None:
         words += f" (95% interval {share(bounds[0])} to {share(bounds[1])})"
     words += f", ε ≤ {round_up_epsilon(run.epsilon)}" if run.epsilon is not None else ", without privacy"
-    top = whisker.high if whisker is not None else y.at(accuracy) - 5
     return Dot(
         x=x,
         y=y.at(accuracy),
         number=run.number,
-        label_y=round(top - 4, 1),
+        label=None,
         shape=PRIVATE if run.record.private else ORDINARY,
         whisker=whisker,
         title=words,
     )
+
+
+def _numbered(dots: Sequence[Dot]) -> tuple[Dot, ...]:
+    bodies = [
+        (dot.x, dot.y, dot.whisker.high if dot.whisker else dot.y, dot.whisker.low if dot.whisker else dot.y)
+        for dot in dots
+    ]
+    frame = Box(_LEFT, 0, _WIDTH, _HEIGHT - _BOTTOM)
+    labels = place_labels(bodies, [str(dot.number) for dot in dots], frame)
+    return tuple(replace(dot, label=label) for dot, label in zip(dots, labels, strict=True))
+
+
+def _epsilon_axis(epsilons: Sequence[float], end: float) -> Axis:
+    if min(epsilons) > 0 and max(epsilons) > _WIDE * min(epsilons):
+        return logarithmic(epsilons, _LEFT, end, ticks=6)
+    return linear(epsilons, _LEFT, end, ticks=5, zero=True)
 
 
 def _accuracy_axis(runs: Sequence[ReportedRun], start: float, end: float, *, ticks: int) -> Axis:

@@ -1,4 +1,4 @@
-"""Axes: numbers to places, round numbers for ticks, and places for dots that would cover each other."""
+"""Axes: numbers to places, and round numbers for ticks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Axis", "Tick", "linear", "nice_step", "spread", "whole"]
+__all__ = ["Axis", "Tick", "linear", "logarithmic", "nice_step", "whole"]
 
 _MOST_DIGITS = 15
 _LEAST_SPAN = 1e-3  # of an axis, whose labels then have few enough digits
@@ -27,7 +27,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear axis.
+    """An axis, linear or logarithmic.
 
     Attributes:
         low: smallest number on it.
@@ -35,6 +35,7 @@ class Axis:
         start: place of the smallest.
         end: place of the largest; above ``start`` for x, below it for y.
         ticks: round numbers on it.
+        log: whether equal distances are equal ratios.
     """
 
     low: float
@@ -42,11 +43,15 @@ class Axis:
     start: float
     end: float
     ticks: tuple[Tick, ...]
+    log: bool = False
 
     def at(self, value: float) -> float:
         """The place of a number, to a tenth; of one beyond the axis, its nearer end."""
         inside = min(max(value, self.low), self.high)
-        share = (inside - self.low) / (self.high - self.low)
+        low, high = self.low, self.high
+        if self.log:
+            low, high, inside = math.log(low), math.log(high), math.log(inside)
+        share = (inside - low) / (high - low)
         return round(self.start + share * (self.end - self.start), 1)
 
 
@@ -96,6 +101,28 @@ def linear(
     return Axis(*ends, start, end, marks)
 
 
+def logarithmic(values: Sequence[float], start: float, end: float, *, ticks: int) -> Axis:
+    """An axis from a power of ten to a round number, for values whose ratios matter.
+
+    Args:
+        values: at least one, all above 0.
+        start: place of its low end.
+        end: place of its high end.
+        ticks: at most about so many.
+    """
+    low = 10.0 ** math.floor(math.log10(min(values)) + 1e-9)
+    decades = max(1, math.ceil(math.log10(max(values) / low) - 1e-9))
+    rounds = (1, 2, 5) if decades * 3 <= ticks else (1,)
+    marks = [float(f"{low * 10.0**power * factor:.3g}") for power in range(decades + 1) for factor in rounds]
+    high = next((mark for mark in marks[1:] if mark >= max(values)), marks[-1])
+    bare = Axis(low, high, start, end, (), log=True)
+    shown = [mark for mark in marks if mark <= high]
+    every = math.ceil(len(shown) / (ticks + 1))
+    return Axis(
+        low, high, start, end, tuple(Tick(bare.at(mark), f"{mark:,g}") for mark in shown[::every]), log=True
+    )
+
+
 def whole(most: int, start: float, end: float, *, ticks: int) -> Axis:
     """An axis of counts that begins at 0 and ends at ``most`` itself."""
     step = max(1, round(nice_step(most, ticks)))
@@ -104,43 +131,3 @@ def whole(most: int, start: float, end: float, *, ticks: int) -> Axis:
     return Axis(
         0.0, float(most), start, end, tuple(Tick(bare.at(n), f"{n:,}") for n in dict.fromkeys(numbers))
     )
-
-
-def spread(places: Sequence[float], apart: float, low: float, high: float) -> list[float]:
-    """Move places as little as possible until each is ``apart`` from the next.
-
-    Places in order that are too close become one block, centred on the mean of what is in it (isotonic
-    regression by pooling adjacent violators, of each place less its rank times ``apart``).
-
-    Args:
-        places: in any order, within [low, high].
-        apart: least distance; made smaller where there is not room for so many.
-        low: nothing goes below.
-        high: nothing goes above.
-
-    Returns:
-        The new places, in the order of ``places``, of which equals keep theirs.
-
-    >>> spread([5, 5, 20], 4, 0, 20)
-    [3.0, 7.0, 20.0]
-    >>> spread([10, 10, 10], 8, 0, 10)
-    [0.0, 5.0, 10.0]
-    """
-    if len(places) < 2:
-        return [float(place) for place in places]
-    apart = min(apart, (high - low) / (len(places) - 1))
-    order = sorted(range(len(places)), key=lambda index: places[index])
-    blocks: list[tuple[float, int]] = []  # mean and size
-    for rank, index in enumerate(order):
-        mean, size = float(places[index] - rank * apart), 1
-        while blocks and blocks[-1][0] >= mean:
-            before, many = blocks.pop()
-            mean, size = (mean * size + before * many) / (size + many), size + many
-        blocks.append((mean, size))
-    offsets = [mean for mean, size in blocks for _ in range(size)]
-    moved = [0.0] * len(places)
-    for rank, index in enumerate(order):
-        ahead = (len(places) - 1 - rank) * apart
-        place = offsets[rank] + rank * apart
-        moved[index] = round(float(max(low + rank * apart, min(place, high - ahead))), 1)
-    return moved

@@ -160,7 +160,7 @@ def _protection(manifest: Manifest) -> Iterator[Fact]:
         )
         yield Fact(
             "What is protected",
-            f"One {definition.unit}: {definition.example}, its label included. The same training is compared "
+            f"One {definition.unit}: {definition.example}. Labels are protected too. Training is compared "
             f"{neighbours} ({definition.adjacency} adjacency).",
         )
     what = (
@@ -175,7 +175,7 @@ def _guarantee(manifest: Manifest) -> Iterator[Fact]:
     claim = manifest.guarantee
     if claim is None:
         if manifest.sampling is not None and manifest.sampling.why_not:
-            yield Fact("Why nothing is claimed", f"{manifest.sampling.why_not}.")
+            yield Fact("Why nothing is claimed", _capital(_stop(manifest.sampling.why_not)))
         return
     target = "" if claim.target_epsilon is None else f", the target being {claim.target_epsilon:g}"
     yield Fact(
@@ -220,7 +220,8 @@ def _mechanism(manifest: Manifest) -> Iterator[Fact]:
         yield Fact("Steps taken", f"{'; '.join(events)}; of {planned:,} steps planned.")
     shapes = [parameter.shape for parameter in mechanism.trainable_parameters]
     trained = sum(math.prod(shape) for shape in shapes)
-    yield Fact("Trained", f"{trained:,} numbers in {len(shapes):,} tensors ({mechanism.finetune_mode}).")
+    tensors = "1 tensor" if len(shapes) == 1 else f"{len(shapes):,} tensors"
+    yield Fact("Trained", f"{trained:,} numbers in {tensors} ({mechanism.finetune_mode}).")
 
 
 def _others(manifest: Manifest) -> Iterator[Fact]:

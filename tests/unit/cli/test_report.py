@@ -47,7 +47,8 @@ def test_only_the_newest_unless_all_are_asked_for(dpft: Command, monkeypatch: py
     assert answer.json["runs"] == [ids[2], ids[1]]
     for text in (answer.json["chosen"], Path("report.html").read_text()):
         assert "The newest 2 of 3 completed runs" in text
-    assert dpft("report", "--all", "-o", "all.html", "-q").out.split() == ids[::-1]
+    quiet = dpft("report", "--all", "-o", "all.html", "-q")
+    assert (quiet.out.split(), quiet.err) == (ids[::-1], "")
 
 
 def test_chosen_runs_come_once_in_the_order_given_whatever_their_status(dpft: Command) -> None:

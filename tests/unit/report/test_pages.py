@@ -80,7 +80,7 @@ def test_a_report_says_what_was_learnt_and_what_it_cost(shelved: Story, kind: st
     page = FORMATS[kind](shelved).replace("\u00a0", " ")
     for text in ("first", "second", "third", "3.7697", "0.7500", "0.8000", "0.5100", "日本語のメモ", "βασις",
                  "no claim", "nothing released", "trained without differential privacy",
-                 "batches were not Poisson", "6.5000", "4.0510", "not known"):  # fmt: skip
+                 "Batches were not Poisson", "6.5000", "4.0510", "not known"):  # fmt: skip
         assert text in page, text
     for run in shelved.runs:
         assert run.manifest is not None

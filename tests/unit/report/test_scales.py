@@ -1,14 +1,12 @@
-"""Axes and places."""
+"""Axes."""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpft.report.scales import linear, nice_step, spread, whole
+from dpft.report.scales import linear, logarithmic, nice_step, whole
 
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
@@ -49,18 +47,16 @@ def test_steps_are_round_and_few(span: float, most: int) -> None:
     assert f"{step:e}"[0] in "125"
 
 
-@given(st.lists(st.floats(0, 100), max_size=30), st.floats(0.5, 20))
-def test_places_come_apart_and_keep_their_order(places: list[float], apart: float) -> None:
-    moved = spread(places, apart, 0, 100)
-    assert len(moved) == len(places)
-    assert all(0 <= place <= 100 for place in moved)
-    if len(places) > 1:
-        least = min(apart, 100 / (len(places) - 1)) - 0.11  # places are rounded to a tenth
-        ordered = sorted(moved)
-        assert all(after - before >= least for before, after in pairwise(ordered))
-        by_old = [new for _, new in sorted(zip(places, moved, strict=True))]
-        assert by_old == sorted(by_old)
+def test_a_logarithmic_axis_holds_its_values_at_equal_ratios() -> None:
+    axis = logarithmic([0.01, 0.3, 8, 400], 0, 500, ticks=6)
+    assert [tick.label for tick in axis.ticks] == ["0.01", "0.1", "1", "10", "100", "1,000"]
+    assert [axis.at(value) for value in (0.01, 0.1, 1, 10, 100, 1000)] == [0, 100, 200, 300, 400, 500]
 
 
-def test_places_far_enough_apart_stay() -> None:
-    assert spread([10, 50, 90], 20, 0, 100) == [10, 50, 90]
+@given(st.lists(st.floats(1e-4, 1e6), min_size=1, max_size=9))
+def test_any_logarithmic_axis_holds_its_values(values: list[float]) -> None:
+    axis = logarithmic(values, 0, 300, ticks=6)
+    assert axis.low <= min(values)
+    assert axis.high >= max(values) * (1 - 1e-6)
+    assert 2 <= len(axis.ticks) <= 8
+    assert [tick.place for tick in axis.ticks] == sorted({tick.place for tick in axis.ticks})
