@@ -29,6 +29,7 @@ from dpft.cli import (
     restore,
     rm,
     show,
+    show_config,
     tag,
     team,
     train,
@@ -70,6 +71,7 @@ app.command("prepare", epilog=prepare.EXAMPLE, rich_help_panel=_WORK)(prepare.pr
 app.command("train", epilog=train.EXAMPLE, rich_help_panel=_WORK)(train.train)
 app.command("eval", epilog=evaluation.EXAMPLE, rich_help_panel=_WORK)(evaluation.evaluate)
 app.command("export", epilog=export.EXAMPLE, rich_help_panel=_WORK)(export.export)
+app.command("config", epilog=show_config.EXAMPLE, rich_help_panel=_WORK)(show_config.config)
 app.command("list", epilog=listing.EXAMPLE, rich_help_panel=_LOOK)(listing.list_runs)
 app.command("show", epilog=show.EXAMPLE, rich_help_panel=_LOOK)(show.show)
 app.command("compare", epilog=compare.EXAMPLE, rich_help_panel=_LOOK)(compare.compare)

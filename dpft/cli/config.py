@@ -10,9 +10,20 @@ import typer
 
 from dpft.errors import NotFoundError, UsageError
 
-__all__ = ["load_config", "read_config"]
+__all__ = ["load_config", "read_config", "settable"]
 
-_NOT_SETTINGS = {"config", "plan", "resume", "json", "as_json", "quiet", "help", "dataset_arguments"}
+_NOT_SETTINGS = {
+    "schema",
+    "init",
+    "config",
+    "plan",
+    "resume",
+    "json",
+    "as_json",
+    "quiet",
+    "help",
+    "dataset_arguments",
+}
 
 
 def load_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -25,12 +36,16 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is None or context.resilient_parsing:
         return path
     settings: dict[str, str] = {}
-    for parameter in context.command.params:
-        if parameter.name is not None and parameter.name not in _NOT_SETTINGS:
-            long = (option[2:] for option in parameter.opts if option.startswith("--"))
-            settings |= {key.replace("-", "_"): parameter.name for key in (parameter.name, *long)}
+    for parameter in settable(context.command):
+        long = (option[2:] for option in parameter.opts if option.startswith("--"))
+        settings |= {key.replace("-", "_"): parameter.name for key in (parameter.name, *long)}
     context.default_map = read_config(path, settings)
     return path
+
+
+def settable(command: Any) -> list[Any]:
+    """The parameters of a command that a config file may set."""
+    return [found for found in command.params if found.name is not None and found.name not in _NOT_SETTINGS]
 
 
 def read_config(path: Path, settings: dict[str, str]) -> dict[str, Any]:
@@ -61,8 +76,10 @@ def read_config(path: Path, settings: dict[str, str]) -> dict[str, Any]:
         if parameter in values:
             raise UsageError(f"{path}: {str(key)!r} is given twice", hint="keep one spelling of it")
         if isinstance(value, dict):
+            inner = next(iter(value), "")
             raise UsageError(
-                f"{path}: {str(key)!r} is a table", hint="give each option a value at the top level"
+                f"{path}: {str(key)!r} is a table",
+                hint=f"there are no sections: write {str(inner)!r} and each other option at the top level",
             )
         values[parameter] = _as_given(parameter, value)
     return {parameter: value for parameter, value in values.items() if value is not None}
@@ -108,6 +125,7 @@ def _parse(path: Path) -> dict[Any, Any]:
     import yaml
 
     try:
+        _refuse_repeated(path, yaml.compose(text, Loader=yaml.SafeLoader))
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
@@ -119,3 +137,19 @@ def _parse(path: Path) -> dict[Any, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"{path} is not a mapping", hint="write one 'option: value' a line")
     return document
+
+
+def _refuse_repeated(path: Path, node: Any) -> None:
+    """YAML's own reader takes the last of two equal keys, and says nothing.
+
+    Raises:
+        UsageError: a key is given twice.
+    """
+    seen: set[str] = set()
+    for key, _ in node.value if node is not None and node.id == "mapping" else ():
+        if key.value in seen:
+            raise UsageError(
+                f"{path}, line {key.start_mark.line + 1}: {key.value!r} is given twice",
+                hint="keep one of them",
+            )
+        seen.add(str(key.value))

@@ -12,7 +12,7 @@ from dpft.runs.record import RunRecord
 from dpft.runs.store import Store
 from dpft.spec import RunSpec
 
-__all__ = ["what_to_resume"]
+__all__ = ["as_stored", "what_to_resume"]
 
 _OF_THIS_CALL = ("resume", "config", "as_json", "quiet")
 _DATASETS = ("datasets", DATASETS_ARGUMENT)
@@ -53,14 +53,15 @@ def _check(given: Given, spec: RunSpec) -> None:
             )
         part, field = FIELDS[name]
         stored = getattr(getattr(spec, part), field)
-        if _as_stored(name, value) != stored:
+        if as_stored(name, value) != stored:
             raise UsageError(
                 f"{_said(name, value)}{_source(name, given)}, but the run was begun {_begun(name, stored)}",
                 hint="a resumed run keeps all that decides its result: leave the option out, or train anew",
             )
 
 
-def _as_stored(name: str, value: Any) -> Any:
+def as_stored(name: str, value: Any) -> Any:
+    """An option's value as a spec has it: paths absolute, lists as tuples."""
     if name in ("data_dir", "data_file", "validation_file"):
         return absolute(value)
     if name == "labels":

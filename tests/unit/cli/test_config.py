@@ -13,6 +13,7 @@ SETTINGS = {
     "tag": "tags",
     "tags": "tags",
     "enable_dp": "enable_dp",
+    "labels": "labels",
 }
 
 
@@ -48,7 +49,10 @@ def test_one_value_stands_for_a_list_of_one(tmp_path: Path) -> None:
         ("c.json", "{}", "neither TOML nor YAML"),
         ("c.yaml", "eposch: 3", "unknown key 'eposch'"),
         ("c.yaml", "batch-size: 3\nbatch_size: 4", "given twice"),
+        ("c.yaml", "epochs: 3\nepochs: 4", "line 2: 'epochs' is given twice"),
         ("c.toml", "[epochs]\nx = 1", "is a table"),
+        ("c.yaml", "privacy:\n  epochs: 1", "unknown key 'privacy'"),
+        ("c.yaml", "labels: [no, yes]", "reads as true or false"),
     ],
 )
 def test_what_cannot_be_used_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
