@@ -217,7 +217,7 @@ class OptimisationSpec(Frozen):
         learning_rate: peak, of AdamW.
         epochs: passes over (in expectation) all examples.
         batch_size: expected logical batch; None for 1024, or a sixteenth of the examples where that is less
-            (``privacy.plan.derive_schedule`` decides, once).
+            (``privacy.schedule.derive_schedule`` decides, once).
         weight_decay: of AdamW.
         warmup_fraction: of the steps.
         seed: of initialisation, and of data order without privacy.

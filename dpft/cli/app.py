@@ -24,6 +24,7 @@ from dpft.cli import (
     export,
     gc,
     note,
+    plan,
     prepare,
     report,
     restore,
@@ -69,6 +70,7 @@ app = typer.Typer(
 _WORK, _LOOK, _TRUST, _KEEP = "Fine-tune", "Look and compare", "Trust", "Keep house"
 app.command("prepare", epilog=prepare.EXAMPLE, rich_help_panel=_WORK)(prepare.prepare)
 app.command("train", epilog=train.EXAMPLE, rich_help_panel=_WORK)(train.train)
+app.command("plan", epilog=plan.EXAMPLE, rich_help_panel=_WORK)(plan.plan)
 app.command("eval", epilog=evaluation.EXAMPLE, rich_help_panel=_WORK)(evaluation.evaluate)
 app.command("export", epilog=export.EXAMPLE, rich_help_panel=_WORK)(export.export)
 app.command("config", epilog=show_config.EXAMPLE, rich_help_panel=_WORK)(show_config.config)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dpft.runs.ledger import Entry
     from dpft.training.budget import Budget, RunCost
 
-__all__ = ["EXAMPLE", "budget"]
+__all__ = ["EXAMPLE", "budget", "chosen_ledgers"]
 
 EXAMPLE = "Example: [cyan]dpft budget sst2[/cyan]"
 
@@ -42,7 +42,7 @@ def budget(
     store = Store()
     ledger = Ledger(store.home, warn=render.warning)
     charged = {fingerprint: ledger.entries(fingerprint) for fingerprint in ledger.fingerprints()}
-    chosen = [entries for entries in _chosen(charged, subject) if entries]
+    chosen = [entries for entries in chosen_ledgers(charged, subject) if entries]
     if quiet and not as_json:
         render.ids(entries[0].fingerprint for entries in chosen)
         return
@@ -54,7 +54,7 @@ def budget(
         view.budgets(budgets, with_runs=subject is not None)
 
 
-def _chosen(charged: dict[str, tuple[Entry, ...]], subject: str | None) -> Sequence[tuple[Entry, ...]]:
+def chosen_ledgers(charged: dict[str, tuple[Entry, ...]], subject: str | None) -> Sequence[tuple[Entry, ...]]:
     """The ledgers that are meant: by a name that a run gave the dataset, or by fingerprint.
 
     Raises:

@@ -23,6 +23,7 @@ from dpft.tuning.mode import ModeDefaults
 __all__ = [
     "FIELDS",
     "Given",
+    "by_option_name",
     "chosen_datasets",
     "data_spec",
     "data_specs",
@@ -31,6 +32,7 @@ __all__ = [
     "named_datasets",
     "option_name",
     "run_specs",
+    "settle_privacy",
 ]
 
 FIELDS = {
@@ -213,7 +215,7 @@ def data_spec(
                 hint="--data-dir takes a folder in the GLUE layout, with SST-2/train.tsv …",
             )
         fields["data_dir"] = str(folder)
-    with _by_option_name():
+    with by_option_name():
         return DataSpec(dataset=dataset, **fields)
 
 
@@ -227,7 +229,7 @@ def model_spec(checkpoint: str | None, data_overlap: str | None = None) -> Model
     if checkpoint is not None:
         folder = Path(checkpoint).expanduser()
         fields["checkpoint"] = str(folder.absolute()) if folder.is_dir() else checkpoint
-    with _by_option_name():
+    with by_option_name():
         return ModelSpec(**fields)
 
 
@@ -245,7 +247,7 @@ def run_specs(given: Given, before_imports: Callable[[], object] = lambda: None)
         NotFoundError: a folder that does not exist.
     """
     data = data_specs(given)
-    given = _settle_privacy(given)
+    given = settle_privacy(given)
     mode = MODES.check(given.values.get("finetune_mode", STATED["finetune_mode"]))
     if "lora" not in mode.split("+"):
         suited = ", ".join(name for name in MODES if "lora" in name.split("+"))
@@ -269,7 +271,7 @@ def _without_unused(given: Given, names: Iterable[str], mode: str, suited: str) 
     return given.without(*names)
 
 
-def _settle_privacy(given: Given) -> Given:
+def settle_privacy(given: Given) -> Given:
     """Resolve options that exclude each other: what was given more strongly wins, equals are an error."""
     if given.values.get("enable_dp") is False:
         off = given.strength["enable_dp"]
@@ -306,7 +308,7 @@ def _build(given: Given, data: Sequence[DataSpec], mode: str, defaults: ModeDefa
     fields["optimisation"].setdefault(
         "learning_rate", defaults.learning_rate if private else defaults.learning_rate_without_privacy
     )
-    with _by_option_name():
+    with by_option_name():
         parts = {part: _PARTS[part](**fields[part]) for part in _PARTS}
     return [
         RunSpec(
@@ -326,7 +328,7 @@ def _run_name(name: str | None, dataset: str, *, alone: bool) -> str | None:
 
 
 @contextlib.contextmanager
-def _by_option_name() -> Iterator[None]:
+def by_option_name() -> Iterator[None]:
     """Turn a spec's refusal into one line that names the option.
 
     Raises:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dpft.accounting.accountant import Accountant
 from dpft.accounting.event import MechanismEvent
 from dpft.accounting.pld import PLD
+from dpft.errors import PrivacyError
 from dpft.runs.ledger import Entry
+from dpft.training.observer import LedgerEffect
 
-__all__ = ["composed_epsilon", "events_of", "runs_of", "smallest_delta", "unprotected_runs"]
+__all__ = ["composed_epsilon", "effect_of", "events_of", "runs_of", "smallest_delta", "unprotected_runs"]
 
 
 def events_of(entries: Sequence[Entry]) -> list[MechanismEvent]:
@@ -55,3 +57,29 @@ def runs_of(entries: Sequence[Entry]) -> tuple[str, ...]:
 def unprotected_runs(entries: Sequence[Entry]) -> tuple[str, ...]:
     """The ids of those whose releases no ε covers."""
     return runs_of([entry for entry in entries if not entry.protected])
+
+
+def effect_of(entries: Sequence[Entry], delta: float | None, event: MechanismEvent | None) -> LedgerEffect:
+    """What a run would add to what was spent before.
+
+    Args:
+        entries: charges on its data so far.
+        delta: the run's; None for one without privacy.
+        event: its planned steps; None for a run that no ε covers.
+    """
+    delta = smallest_delta(entries, delta)
+    return LedgerEffect(
+        runs=len(runs_of(entries)),
+        unprotected_runs=len(unprotected_runs(entries)),
+        delta=delta,
+        before=None if delta is None else _finite(entries, delta),
+        after=None if delta is None or event is None else _finite(entries, delta, event),
+    )
+
+
+def _finite(entries: Sequence[Entry], delta: float, *more: MechanismEvent) -> float | None:
+    """Composed ε; None where none can be stated."""
+    try:
+        return composed_epsilon(entries, delta, *more)
+    except PrivacyError:
+        return None

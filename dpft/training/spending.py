@@ -17,7 +17,7 @@ from dpft.runs.secret import keyed_fingerprint
 from dpft.runs.statement import round_up_delta, round_up_epsilon
 from dpft.runs.store import Store
 from dpft.spec import RunSpec
-from dpft.training.composition import composed_epsilon, runs_of, smallest_delta, unprotected_runs
+from dpft.training.composition import composed_epsilon, effect_of, runs_of, smallest_delta, unprotected_runs
 from dpft.training.declare import doubt_of
 from dpft.training.observer import LedgerEffect, Observer
 
@@ -96,14 +96,7 @@ class Spending:
             self._admit(entries)
         except _TooMuch as refusal:
             raise self._refusal(refusal.entries) from None
-        delta = smallest_delta(entries, delta)
-        return LedgerEffect(
-            runs=len(runs_of(entries)),
-            unprotected_runs=len(unprotected_runs(entries)),
-            delta=delta,
-            before=None if delta is None else _finite(entries, delta),
-            after=None if delta is None or event is None else _finite(entries, delta, event),
-        )
+        return effect_of(entries, delta, event)
 
     def charge(self, run_id: str, name: str) -> None:
         """Charge all steps that are still to be taken; call it before the first of them.

@@ -1,0 +1,350 @@
+"""``dpft plan``: what a run would cost, what more or less noise would change, and how far a target goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dpft.cli import options
+from dpft.cli.complete import names
+from dpft.errors import PrivacyError, UsageError
+from dpft.tables import TASKS
+
+if TYPE_CHECKING:
+    from dpft.cli.request import Given
+    from dpft.runs.ledger import Entry
+    from dpft.spec import OptimisationSpec, PrivacySpec
+    from dpft.training.observer import LedgerEffect
+    from dpft.training.prospect import Affordable, Curve, Frontier, Prospect
+
+__all__ = ["EXAMPLE", "plan"]
+
+EXAMPLE = (
+    "Example: [cyan]dpft plan --examples 67349 --frontier[/cyan], or "
+    "[cyan]dpft plan -d sst2 --data-dir glue --afford-epochs --target-epsilon 3 --noise-multiplier 0.8[/cyan]"
+)
+
+_QUESTION, _FRONTIER = "The question", "The frontier"
+
+
+def _option(*declarations: str, help: str, panel: str, **more: Any) -> Any:
+    return typer.Option(*declarations, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+Examples = Annotated[
+    int | None, _option("--examples", "-n", help="How many training examples there are.", panel=options.DATA)
+]
+Dataset = Annotated[
+    str | None,
+    _option(
+        "--dataset",
+        "-d",
+        help=f"Count the training examples of one of {', '.join(TASKS.names())}, and look into its ledger.",
+        panel=options.DATA,
+        autocompletion=names(TASKS),
+    ),
+]
+Fingerprint = Annotated[
+    str | None,
+    _option(
+        "--fingerprint",
+        help="With --examples: a ledger to add to, by what 'dpft budget' calls it.",
+        panel=options.DATA,
+        metavar="DATASET|FINGERPRINT",
+    ),
+]
+AffordEpochs = Annotated[
+    bool,
+    _option(
+        "--afford-epochs",
+        help="The most epochs that keep to --target-epsilon at --noise-multiplier, all runs counted.",
+        panel=_QUESTION,
+        metavar="",
+    ),
+]
+AffordBatch = Annotated[
+    bool,
+    _option(
+        "--afford-batch-size",
+        help="The largest batch size that does, for so many --epochs.",
+        panel=_QUESTION,
+        metavar="",
+    ),
+]
+ShowFrontier = Annotated[
+    bool,
+    _option(
+        "--frontier",
+        help="Draw ε against σ, batch size and epochs; a table where there is no terminal.",
+        panel=_FRONTIER,
+        metavar="",
+    ),
+]
+Drawing = Annotated[
+    Path | None,
+    _option(
+        "--output", "-o", help="Write the frontier as .svg, .png or .pdf (needs matplotlib).", panel=_FRONTIER
+    ),
+]
+Replace = Annotated[bool, _option("--overwrite", help="Replace what is there.", panel=_FRONTIER, metavar="")]
+
+
+def plan(
+    context: typer.Context,
+    examples: Examples = None,
+    dataset: Dataset = None,
+    data_dir: options.DataDir = None,
+    fingerprint: Fingerprint = None,
+    batch_size: options.BatchSize = None,
+    epochs: options.Epochs = None,
+    target_epsilon: options.TargetEpsilon = None,
+    target_delta: options.TargetDelta = None,
+    noise_multiplier: options.NoiseMultiplier = None,
+    afford_epochs: AffordEpochs = False,
+    afford_batch_size: AffordBatch = False,
+    show_frontier: ShowFrontier = False,
+    output: Drawing = None,
+    overwrite: Replace = False,
+    as_json: options.Json = False,
+) -> None:
+    """Answer, before anything is spent: how much noise, what ε, and how far would a target go?
+
+    It needs the number of examples; with -d it counts them. σ and ε are those of 'dpft train'. Nothing is
+    loaded, trained or charged.
+    """
+    from dpft.cli import render
+    from dpft.cli.progress import TrainingView
+    from dpft.cli.request import Given
+    from dpft.cli.views import plan as view
+
+    afford = "epochs" if afford_epochs else "batch_size" if afford_batch_size else None
+    given = _consistent(Given.of(context), afford)
+    if output is not None:
+        from dpft.cli.views import figure
+
+        figure.check(output, overwrite=overwrite)
+    with TrainingView() as progress:
+        progress.working("counting examples" if dataset is not None else "computing")
+        count, entries = _subject(examples, dataset, data_dir, fingerprint)
+        progress.working("computing ε")
+        optimisation, privacy, target = _asked(given)
+        affordable: Affordable | None = None
+        if afford is not None:
+            affordable, optimisation = _afford(count, entries, optimisation, privacy, target, afford)
+        prospect = effect = curves = None
+        if affordable is None or affordable.steps:
+            from dpft.training.composition import effect_of
+            from dpft.training.prospect import foresee, frontier
+
+            prospect = foresee(count, optimisation, privacy)
+            if entries is not None:
+                effect = effect_of(entries, prospect.schedule.delta, prospect.event)
+            if show_frontier or output is not None:
+                progress.working("computing the frontier")
+                curves = frontier(prospect)
+    if output is not None and prospect is not None and curves is not None:
+        figure.write(output, prospect, curves)
+    if as_json:
+        render.document(_document(prospect, effect, curves, affordable))
+        return
+    view.answer(count, prospect, effect, affordable)
+    if curves is not None and prospect is not None and show_frontier:
+        view.frontier(prospect, curves)
+    if output is not None and curves is not None:
+        view.written(output)
+
+
+def _consistent(given: Given, afford: str | None) -> Given:
+    """Options that belong together, and those that do not.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    from dpft.cli.request import option_name, settle_privacy
+
+    values = given.values
+    if ("examples" in values) == ("dataset" in values):
+        raise UsageError(
+            "give either --examples or --dataset",
+            hint="--examples 67349, say; or -d sst2 --data-dir DIR, to have them counted",
+        )
+    if "fingerprint" in values and "examples" not in values:
+        raise UsageError(
+            "--fingerprint has no effect with --dataset, which knows its own", hint="leave it out"
+        )
+    if afford is None:
+        return settle_privacy(given)
+    if "afford_epochs" in values and "afford_batch_size" in values:
+        raise UsageError("--afford-epochs and --afford-batch-size exclude each other", hint="ask for one")
+    if given.strength.get(afford, 0) == 3:
+        raise UsageError(
+            f"{option_name(afford)} is what --afford-{afford.replace('_', '-')} looks for",
+            hint="leave out one of the two",
+        )
+    for needed in ("target_epsilon", "noise_multiplier"):
+        if needed not in values:
+            raise UsageError(
+                f"--afford-{afford.replace('_', '-')} needs {option_name(needed)}",
+                hint="give the ε to keep to, and the σ to train with",
+            )
+    return given.without(afford)
+
+
+def _subject(
+    examples: int | None, dataset: str | None, data_dir: Path | None, fingerprint: str | None
+) -> tuple[int, Sequence[Entry] | None]:
+    """How many examples, and what was charged for them; None where no ledger is meant.
+
+    Raises:
+        DpftError: the dataset cannot be read, or there is no such ledger.
+    """
+    from dpft.cli import render
+    from dpft.cli.budget import chosen_ledgers
+    from dpft.runs.ledger import Ledger
+    from dpft.runs.store import Store
+
+    if dataset is None and fingerprint is None:
+        return examples or 0, None
+    home = Store().home
+    ledger = Ledger(home, warn=render.warning)
+    charged = {name: ledger.entries(name) for name in ledger.fingerprints()}
+    if dataset is None:
+        found = chosen_ledgers(charged, fingerprint)
+        if len(found) > 1:
+            raise UsageError(
+                f"{fingerprint!r} names several datasets: "
+                + ", ".join(entries[0].fingerprint[:16] for entries in found),
+                hint="give the beginning of one fingerprint",
+            )
+        return examples or 0, found[0]
+    from dpft.cli.request import data_spec
+    from dpft.data.sources import read_rows
+    from dpft.data.task import TRAIN
+    from dpft.runs.secret import keyed_fingerprint
+
+    spec = data_spec(TASKS.check(dataset), data_dir, None)
+    rows = read_rows(TASKS.get(spec.dataset), Path(spec.data_dir) if spec.data_dir is not None else None)
+    count = len(rows.splits[TRAIN])
+    if not charged:
+        return count, ()  # and no key need be made to say so
+    return count, charged.get(keyed_fingerprint(rows.content_digest, home=home), ())
+
+
+def _asked(given: Given) -> tuple[OptimisationSpec, PrivacySpec, float | None]:
+    """The specs of a run, as far as they decide what it costs; and the target, where σ is given beside it.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+    from dpft.cli.request import by_option_name
+    from dpft.spec import OptimisationSpec, PrivacySpec
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: given.values[name] for name in names if name in given.values}
+
+    with by_option_name():
+        optimisation = OptimisationSpec(learning_rate=1.0, **chosen("epochs", "batch_size"))
+        with_target = PrivacySpec(**chosen("target_epsilon", "target_delta"))
+        if "noise_multiplier" not in given.values:
+            return optimisation, with_target, None
+        with_noise = PrivacySpec(target_epsilon=None, **chosen("noise_multiplier", "target_delta"))
+    return optimisation, with_noise, with_target.target_epsilon
+
+
+def _afford(
+    examples: int,
+    entries: Sequence[Entry] | None,
+    optimisation: OptimisationSpec,
+    privacy: PrivacySpec,
+    target_epsilon: float | None,
+    afford: str,
+) -> tuple[Affordable, OptimisationSpec]:
+    """The most that the target allows, and the optimisation with it.
+
+    Raises:
+        UsageError: a value out of range.
+        PrivacyError: no target can hold on this data.
+    """
+    from dpft.accounting.afford import Target
+    from dpft.privacy.schedule import schedule_for
+    from dpft.training.composition import events_of, smallest_delta, unprotected_runs
+    from dpft.training.prospect import affordable_batch, affordable_epochs
+
+    schedule = schedule_for(examples, optimisation.model_copy(update={"batch_size": 1}), privacy)
+    unprotected = unprotected_runs(entries or ())
+    if unprotected:
+        raise PrivacyError(
+            f"no target can hold: {len(unprotected)} on this data went without protection",
+            hint="see 'dpft budget'; with --examples and no --fingerprint a run is planned by itself",
+        )
+    delta = smallest_delta(entries or (), schedule.delta)
+    assert delta is not None
+    assert target_epsilon is not None
+    assert privacy.noise_multiplier is not None
+    target = Target(target_epsilon, delta, tuple(events_of(entries or ())))
+    if afford == "epochs":
+        batch = schedule_for(examples, optimisation, privacy).expected_batch_size
+        found = affordable_epochs(examples, batch, privacy.noise_multiplier, target)
+        changed = {"epochs": found.epochs, "batch_size": batch}
+    else:
+        found = affordable_batch(examples, optimisation.epochs, privacy.noise_multiplier, target)
+        changed = {"batch_size": found.batch_size}
+    return found, optimisation.model_copy(update=changed)
+
+
+def _document(
+    prospect: Prospect | None,
+    effect: LedgerEffect | None,
+    curves: Frontier | None,
+    affordable: Affordable | None,
+) -> dict[str, Any]:
+    parts = {
+        "plan": None if prospect is None else _plan_document(prospect, effect),
+        "frontier": None if curves is None else _frontier_document(curves),
+        "affordable": None if affordable is None else asdict(affordable),
+    }
+    return {name: value for name, value in parts.items() if value is not None}
+
+
+def _plan_document(prospect: Prospect, effect: LedgerEffect | None) -> dict[str, Any]:
+    schedule, found = prospect.schedule, prospect.guarantee
+    known = {
+        "status": "planned",
+        "private": True,
+        "examples": schedule.examples,
+        "batch_size": schedule.expected_batch_size,
+        "epochs": prospect.epochs,
+        "target_epsilon": prospect.target_epsilon,
+        "epsilon": found.epsilon,
+        "delta": found.delta,
+        "delta_rule": schedule.delta_rule,
+        "epsilon_replace_one": found.epsilon_replace_one,
+        "epsilon_rdp": found.epsilon_rdp,
+        "noise_multiplier": prospect.noise_multiplier,
+        "sample_rate": schedule.sample_rate,
+        "steps": schedule.steps,
+        "ledger": None if effect is None else _stated(asdict(effect)),
+    }
+    return _stated(known)
+
+
+def _frontier_document(curves: Frontier) -> dict[str, Any]:
+    """ε against σ at the top; against batch size and epochs below."""
+    return {
+        "noise_multiplier": list(curves.noise.values),
+        "epsilon": list(curves.noise.epsilons),
+        "by_batch_size": _curve_document("batch_size", curves.batch_size),
+        "by_epochs": _curve_document("epochs", curves.epochs),
+    }
+
+
+def _curve_document(quantity: str, curve: Curve) -> dict[str, Any]:
+    return {quantity: list(curve.values), "steps": list(curve.steps), "epsilon": list(curve.epsilons)}
+
+
+def _stated(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
