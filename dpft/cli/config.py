@@ -17,6 +17,7 @@ _NOT_SETTINGS = {
     "init",
     "config",
     "plan",
+    "no_probe",
     "resume",
     "json",
     "as_json",

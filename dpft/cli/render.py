@@ -22,6 +22,7 @@ from dpft.cli.views.resumable import resume_command
 from dpft.cli.wording import (
     NONE,
     duration,
+    expected,
     file_size,
     ledger_effect,
     number_of_examples,
@@ -168,6 +169,8 @@ def plans(facts: Sequence[RunFacts]) -> None:
                 ("sample rate", f"q {fact.sample_rate:.6g}"),
             ]
         rows.append(("privacy", privacy(fact.private, fact.planned_epsilon, fact.delta)))
+        if fact.estimate is not None:
+            rows.append(("expected", expected(fact.estimate)))
         if fact.ledger is not None:
             rows.append(("ledger", ledger_effect(fact.ledger, private=fact.private)))
         title = Text.assemble((fact.dataset, "bold"), f" · {fact.finetune_mode} · ", ("planned", "cyan"))

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dpft.cli import options, options_budget, options_disclosure, options_files, options_resume, team
+from dpft.cli import (
+    options,
+    options_budget,
+    options_disclosure,
+    options_files,
+    options_plan,
+    options_resume,
+    team,
+)
 from dpft.errors import DpftError, InterruptedRunError, PrivacyError
 
 if TYPE_CHECKING:
@@ -69,6 +77,7 @@ def train(
     checkpoint_every: options_resume.CheckpointEvery = None,
     resume: options_resume.Resume = None,
     plan: options.Plan = False,
+    no_probe: options_plan.NoProbe = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -82,6 +91,7 @@ def train(
     from dpft.cli.progress import TrainingView
     from dpft.cli.request import Given, run_specs
 
+    options_plan.check(plan=plan, no_probe=no_probe)
     if resume is not None:
         team.refuse("--resume")
         record = _resume(resume, Given.of(context), quiet=quiet)
@@ -99,7 +109,7 @@ def train(
         facts = []
         for spec in specs:
             with TrainingView(quiet=quiet) as view:
-                facts.append(plan_run(spec, view))
+                facts.append(plan_run(spec, view, probe=not no_probe))
         if as_json:
             render.document({"runs": [_planned(fact) for fact in facts]})
         else:
@@ -195,6 +205,8 @@ def _planned(facts: RunFacts) -> dict[str, Any]:
         "sample_rate": facts.sample_rate,
         "steps": facts.steps,
         "trainable_parameters": facts.trainable_parameters,
+        "estimated_seconds": None if facts.estimate is None else round(facts.estimate.seconds, 1),
+        "estimated_peak_memory_bytes": None if facts.estimate is None else facts.estimate.peak_memory_bytes,
         "ledger": None if facts.ledger is None else _stated(asdict(facts.ledger)),
     }
     return _stated(known)

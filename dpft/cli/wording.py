@@ -10,12 +10,13 @@ from rich.text import Text
 from dpft.runs.statement import round_up_delta, round_up_epsilon
 
 if TYPE_CHECKING:
-    from dpft.training.observer import LedgerEffect, RunFacts
+    from dpft.training.observer import Estimate, LedgerEffect, RunFacts
 
 __all__ = [
     "NONE",
     "age",
     "duration",
+    "expected",
     "file_size",
     "ledger_effect",
     "number_of_examples",
@@ -56,6 +57,14 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def expected(estimate: Estimate) -> str:
+    """How long a run is likely to take, and its memory."""
+    words = f"about {duration(estimate.seconds)} of training on this machine as it is now"
+    if estimate.peak_memory_bytes is None:
+        return words
+    return f"{words}; {estimate.peak_memory_bytes / 1e9:.1f} GB of memory"
 
 
 def privacy(private: bool, epsilon: float | None, delta: float | None, steps: int | None = None) -> Text:

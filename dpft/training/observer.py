@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["LedgerEffect", "Observer", "Progress", "RunFacts"]
+__all__ = ["Estimate", "LedgerEffect", "Observer", "Progress", "RunFacts"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,19 @@ class LedgerEffect:
     delta: float | None
     before: float | None
     after: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is likely to take, from a few measured micro-batches.
+
+    Attributes:
+        seconds: from the first step to the last score, on this machine as it is now.
+        peak_memory_bytes: the process's largest resident size; None where the system does not tell.
+    """
+
+    seconds: float
+    peak_memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class RunFacts:
         examples_declared: whether ``examples`` is an estimate.
         steps_taken: before, of a run that is resumed.
         ledger: what it would add; known of a run that is only planned.
+        estimate: of time and memory; likewise, where it was asked for.
     """
 
     run_id: str
@@ -74,6 +88,7 @@ class RunFacts:
     examples_declared: bool = False
     steps_taken: int = 0
     ledger: LedgerEffect | None = None
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)

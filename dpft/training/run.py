@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from dpft.training.assemble import Assembled, assemble, open_session
 from dpft.training.card import card
 from dpft.training.checkpoint import Checkpoints
 from dpft.training.declare import declare
+from dpft.training.estimate import foreseen
 from dpft.training.evaluation import Evaluation, evaluate, resting
 from dpft.training.facts import facts_of
 from dpft.training.keeper import Cadence, Keeper, origin_of
@@ -134,8 +134,10 @@ def resume(
             return _Run(spec, assembled, plan, spending, active, observer, carried).go()
 
 
-def plan_run(spec: RunSpec, observer: Observer | None = None) -> RunFacts:
+def plan_run(spec: RunSpec, observer: Observer | None = None, *, probe: bool = False) -> RunFacts:
     """What :func:`train` would do: σ, q, steps, ε and what the ledger would hold; records nothing.
+
+    With ``probe`` it also measures a few micro-batches, to say how long that takes and how much memory.
 
     Raises:
         DpftError: what would stop the run before its first step.
@@ -145,8 +147,7 @@ def plan_run(spec: RunSpec, observer: Observer | None = None) -> RunFacts:
     plan = _plan(spec, assembled, observer)
     for note in _preflight(spec, assembled):
         observer.warned(note)
-    facts = facts_of(spec, assembled, plan, run_id="", name=spec.name or "")
-    return replace(facts, ledger=Spending(spec, assembled.data, plan, Store(), observer).effect())
+    return foreseen(spec, assembled, plan, observer, probe=probe)
 
 
 class _Run:

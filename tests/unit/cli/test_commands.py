@@ -67,7 +67,10 @@ def test_prepare_says_what_is_new_and_what_is_cached(dpft: Command, settings: li
 def test_a_plan_trains_nothing(dpft: Command, tiny: list[object]) -> None:
     (plan,) = dpft("train", "sst2", *tiny, "--plan", "--json").json["runs"]
     unknown = {"run_id", "name", "metrics", "seconds", "run_dir"}
-    assert set(plan) == RUN_KEYS - unknown | {"model_checkpoint", "ledger"}
+    estimated = {"estimated_seconds", "estimated_peak_memory_bytes"}
+    assert set(plan) == RUN_KEYS - unknown | {"model_checkpoint", "ledger"} | estimated
+    assert 0 < plan["estimated_seconds"] < 3600
+    assert 1e7 < plan["estimated_peak_memory_bytes"] < 1e11
     assert plan["ledger"] == {
         "runs": 0, "unprotected_runs": 0, "delta": plan["delta"], "before": 0.0, "after": plan["epsilon"],
     }  # fmt: skip
@@ -79,7 +82,11 @@ def test_a_plan_trains_nothing(dpft: Command, tiny: list[object]) -> None:
     assert "sst2 · lora · planned" in outcome.out
     assert "qnli · lora · planned" in outcome.out
     assert "σ 3.0000" in outcome.out
-    (ordinary,) = dpft("train", "sst2", *tiny, "--plan", "--no-dp", "--json").json["runs"]
+    assert "of training on this machine as it is now; " in outcome.out
+    (ordinary,) = dpft("train", "sst2", *tiny, "--plan", "--no-dp", "--no-probe", "--json").json["runs"]
+    assert not estimated & set(ordinary)
+    alone = dpft("train", "sst2", *tiny, "--no-probe")
+    assert (alone.code, "without --plan" in alone.err) == (2, True)
     assert PRIVATE_KEYS & set(ordinary) == set()
     assert Store().list() == []
 
