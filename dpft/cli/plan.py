@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpft.cli import options
-from dpft.cli.complete import names
+from dpft.cli import options, options_files
 from dpft.errors import PrivacyError, UsageError
-from dpft.tables import TASKS
 
 if TYPE_CHECKING:
     from dpft.cli.request import Given
@@ -25,7 +23,7 @@ __all__ = ["EXAMPLE", "plan"]
 
 EXAMPLE = (
     "Example: [cyan]dpft plan --examples 67349 --frontier[/cyan], or "
-    "[cyan]dpft plan -d sst2 --data-dir glue --afford-epochs --target-epsilon 3 --noise-multiplier 0.8[/cyan]"
+    "[cyan]dpft plan sst2 --data-dir glue --afford-epochs --target-epsilon 3 --noise-multiplier 0.8[/cyan]"
 )
 
 _QUESTION, _FRONTIER = "The question", "The frontier"
@@ -37,16 +35,6 @@ def _option(*declarations: str, help: str, panel: str, **more: Any) -> Any:
 
 Examples = Annotated[
     int | None, _option("--examples", "-n", help="How many training examples there are.", panel=options.DATA)
-]
-Dataset = Annotated[
-    str | None,
-    _option(
-        "--dataset",
-        "-d",
-        help=f"Count the training examples of one of {', '.join(TASKS.names())}, and look into its ledger.",
-        panel=options.DATA,
-        autocompletion=names(TASKS),
-    ),
 ]
 Fingerprint = Annotated[
     str | None,
@@ -95,9 +83,15 @@ Replace = Annotated[bool, _option("--overwrite", help="Replace what is there.", 
 
 def plan(
     context: typer.Context,
+    dataset_arguments: options.DatasetArguments = None,
     examples: Examples = None,
-    dataset: Dataset = None,
+    datasets: options.DatasetOptions = None,
     data_dir: options.DataDir = None,
+    data_file: options_files.DataFile = None,
+    validation_file: options_files.ValidationFile = None,
+    text_column: options_files.TextColumns = None,
+    label_column: options_files.LabelColumn = None,
+    labels: options_files.Labels = None,
     fingerprint: Fingerprint = None,
     batch_size: options.BatchSize = None,
     epochs: options.Epochs = None,
@@ -128,8 +122,10 @@ def plan(
 
         figure.check(output, overwrite=overwrite)
     with TrainingView() as progress:
-        progress.working("counting examples" if dataset is not None else "computing")
-        count, entries = _subject(examples, dataset, data_dir, fingerprint)
+        count, entries = examples or 0, _named(fingerprint)
+        if examples is None:
+            progress.working("counting examples")
+            count, entries = _counted(given)
         progress.working("computing ε")
         optimisation, privacy, target = _asked(given)
         affordable: Affordable | None = None
@@ -167,14 +163,14 @@ def _consistent(given: Given, afford: str | None) -> Given:
     from dpft.cli.request import option_name, settle_privacy
 
     values = given.values
-    if ("examples" in values) == ("dataset" in values):
+    if ("examples" in values) == bool({"datasets", "data_file", options.DATASETS_ARGUMENT} & values.keys()):
         raise UsageError(
-            "give either --examples or --dataset",
+            "give either --examples or a dataset",
             hint="--examples 67349, say; or -d sst2 --data-dir DIR, to have them counted",
         )
     if "fingerprint" in values and "examples" not in values:
         raise UsageError(
-            "--fingerprint has no effect with --dataset, which knows its own", hint="leave it out"
+            "--fingerprint has no effect with a dataset, which knows its own", hint="leave it out"
         )
     if afford is None:
         return settle_privacy(given)
@@ -194,44 +190,57 @@ def _consistent(given: Given, afford: str | None) -> Given:
     return given.without(afford)
 
 
-def _subject(
-    examples: int | None, dataset: str | None, data_dir: Path | None, fingerprint: str | None
-) -> tuple[int, Sequence[Entry] | None]:
-    """How many examples, and what was charged for them; None where no ledger is meant.
+def _counted(given: Given) -> tuple[int, Sequence[Entry]]:
+    """How many training examples a dataset has, and what was charged for them.
 
     Raises:
-        DpftError: the dataset cannot be read, or there is no such ledger.
+        UsageError: several datasets.
+        DpftError: it cannot be read, or its ledger cannot be trusted.
+    """
+    from dpft.cli import render
+    from dpft.cli.request import data_specs
+    from dpft.data.own_files import task_of
+    from dpft.data.sources import read_rows
+    from dpft.data.task import TRAIN
+    from dpft.runs.ledger import Ledger
+    from dpft.runs.secret import keyed_fingerprint
+    from dpft.runs.store import Store
+
+    specs = data_specs(given)
+    if len(specs) > 1:
+        raise UsageError(f"{len(specs)} datasets are given", hint="plan for one at a time")
+    folder = specs[0].data_dir
+    rows = read_rows(task_of(specs[0]), None if folder is None else Path(folder))
+    home = Store().home
+    ledger = Ledger(home, warn=render.warning)
+    if not ledger.fingerprints():
+        return len(rows.splits[TRAIN]), ()  # and no key need be made to say so
+    fingerprint = keyed_fingerprint(rows.content_digest, home=home)
+    return len(rows.splits[TRAIN]), ledger.entries(fingerprint)
+
+
+def _named(fingerprint: str | None) -> Sequence[Entry] | None:
+    """What was charged for a dataset; None where none is meant.
+
+    Raises:
+        UsageError: several datasets have this name.
+        DpftError: there is none, or its ledger cannot be trusted.
     """
     from dpft.cli import render
     from dpft.cli.budget import chosen_ledgers
     from dpft.runs.ledger import Ledger
     from dpft.runs.store import Store
 
-    if dataset is None and fingerprint is None:
-        return examples or 0, None
-    home = Store().home
-    ledger = Ledger(home, warn=render.warning)
-    charged = {name: ledger.entries(name) for name in ledger.fingerprints()}
-    if dataset is None:
-        found = chosen_ledgers(charged, fingerprint)
-        if len(found) > 1:
-            raise UsageError(
-                f"{fingerprint!r} names several datasets: "
-                + ", ".join(entries[0].fingerprint[:16] for entries in found),
-                hint="give the beginning of one fingerprint",
-            )
-        return examples or 0, found[0]
-    from dpft.cli.request import data_spec
-    from dpft.data.sources import read_rows
-    from dpft.data.task import TRAIN
-    from dpft.runs.secret import keyed_fingerprint
-
-    spec = data_spec(TASKS.check(dataset), data_dir, None)
-    rows = read_rows(TASKS.get(spec.dataset), Path(spec.data_dir) if spec.data_dir is not None else None)
-    count = len(rows.splits[TRAIN])
-    if not charged:
-        return count, ()  # and no key need be made to say so
-    return count, charged.get(keyed_fingerprint(rows.content_digest, home=home), ())
+    if fingerprint is None:
+        return None
+    ledger = Ledger(Store().home, warn=render.warning)
+    found = chosen_ledgers({name: ledger.entries(name) for name in ledger.fingerprints()}, fingerprint)
+    if len(found) > 1:
+        several = ", ".join(entries[0].fingerprint[:16] for entries in found)
+        raise UsageError(
+            f"{fingerprint!r} names several datasets: {several}", hint="give the beginning of one fingerprint"
+        )
+    return found[0]
 
 
 def _asked(given: Given) -> tuple[OptimisationSpec, PrivacySpec, float | None]:

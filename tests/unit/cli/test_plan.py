@@ -146,15 +146,22 @@ def test_no_target_holds_beside_an_unprotected_run(dpft: Command) -> None:
 def test_a_folder_is_counted(dpft: Command, glue_dir: Path) -> None:
     asked = ("plan", "-d", "sst2", "--data-dir", glue_dir, "--noise-multiplier", 6, "--batch-size", 20)
     assert dpft(*asked, "--json").json["plan"]["examples"] == 60
+    own = glue_dir / "SST-2" / "train.tsv"
+    columns = ("--text-column", "sentence", "--labels", "0,1")
+    asked = ("plan", "-d", "mine", "--data-file", own, *columns, "--noise-multiplier", 6)
+    rows = dpft(*asked, "--json").json["plan"]["examples"]
+    assert 40 <= rows < 60  # some are set aside to score
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "either --examples or --dataset"),
-        (("-n", 10, "-d", "demo"), 2, "either --examples or --dataset"),
+        ((), 2, "either --examples or a dataset"),
+        (("-n", 10, "-d", "demo"), 2, "either --examples or a dataset"),
         (("-d", "demmo"), 2, "demmo"),
         (("-d", "demo", "--fingerprint", "abab"), 2, "--fingerprint"),
+        (("demo", "-n", 10), 2, "either --examples or a dataset"),
+        (("demo", "sst2"), 2, "2 datasets"),
         (("-n", 10, "--fingerprint", "abab"), 3, "nothing was charged"),
         (("-n", 0), 2, "0 examples"),
         (("-n", -3), 2, "-3 examples"),
