@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dpft.cli import options, options_files
+from dpft.cli import options, options_files, options_plan
 from dpft.errors import PrivacyError, UsageError
 
 if TYPE_CHECKING:
@@ -26,65 +26,11 @@ EXAMPLE = (
     "[cyan]dpft plan sst2 --data-dir glue --afford-epochs --target-epsilon 3 --noise-multiplier 0.8[/cyan]"
 )
 
-_QUESTION, _FRONTIER = "The question", "The frontier"
-
-
-def _option(*declarations: str, help: str, panel: str, **more: Any) -> Any:
-    return typer.Option(*declarations, help=help, rich_help_panel=panel, show_default=False, **more)
-
-
-Examples = Annotated[
-    int | None, _option("--examples", "-n", help="How many training examples there are.", panel=options.DATA)
-]
-Fingerprint = Annotated[
-    str | None,
-    _option(
-        "--fingerprint",
-        help="With --examples: a ledger to add to, by what 'dpft budget' calls it.",
-        panel=options.DATA,
-        metavar="DATASET|FINGERPRINT",
-    ),
-]
-AffordEpochs = Annotated[
-    bool,
-    _option(
-        "--afford-epochs",
-        help="The most epochs that keep to --target-epsilon at --noise-multiplier, all runs counted.",
-        panel=_QUESTION,
-        metavar="",
-    ),
-]
-AffordBatch = Annotated[
-    bool,
-    _option(
-        "--afford-batch-size",
-        help="The largest batch size that does, for so many --epochs.",
-        panel=_QUESTION,
-        metavar="",
-    ),
-]
-ShowFrontier = Annotated[
-    bool,
-    _option(
-        "--frontier",
-        help="Draw ε against σ, batch size and epochs; a table where there is no terminal.",
-        panel=_FRONTIER,
-        metavar="",
-    ),
-]
-Drawing = Annotated[
-    Path | None,
-    _option(
-        "--output", "-o", help="Write the frontier as .svg, .png or .pdf (needs matplotlib).", panel=_FRONTIER
-    ),
-]
-Replace = Annotated[bool, _option("--overwrite", help="Replace what is there.", panel=_FRONTIER, metavar="")]
-
 
 def plan(
     context: typer.Context,
     dataset_arguments: options.DatasetArguments = None,
-    examples: Examples = None,
+    examples: options_plan.Examples = None,
     datasets: options.DatasetOptions = None,
     data_dir: options.DataDir = None,
     data_file: options_files.DataFile = None,
@@ -92,17 +38,17 @@ def plan(
     text_column: options_files.TextColumns = None,
     label_column: options_files.LabelColumn = None,
     labels: options_files.Labels = None,
-    fingerprint: Fingerprint = None,
+    fingerprint: options_plan.Fingerprint = None,
     batch_size: options.BatchSize = None,
     epochs: options.Epochs = None,
     target_epsilon: options.TargetEpsilon = None,
     target_delta: options.TargetDelta = None,
     noise_multiplier: options.NoiseMultiplier = None,
-    afford_epochs: AffordEpochs = False,
-    afford_batch_size: AffordBatch = False,
-    show_frontier: ShowFrontier = False,
-    output: Drawing = None,
-    overwrite: Replace = False,
+    afford_epochs: options_plan.AffordEpochs = False,
+    afford_batch_size: options_plan.AffordBatch = False,
+    show_frontier: options_plan.ShowFrontier = False,
+    output: options_plan.Drawing = None,
+    overwrite: options_plan.Replace = False,
     as_json: options.Json = False,
 ) -> None:
     """Answer, before anything is spent: how much noise, what ε, and how far would a target go?

@@ -135,9 +135,7 @@ def resume(
 
 
 def plan_run(spec: RunSpec, observer: Observer | None = None, *, probe: bool = False) -> RunFacts:
-    """What :func:`train` would do: σ, q, steps, ε and what the ledger would hold; records nothing.
-
-    With ``probe`` it also measures a few micro-batches, to say how long that takes and how much memory.
+    """What :func:`train` would do: σ, q, steps, ε, ledger and, by ``probe``, time; records nothing.
 
     Raises:
         DpftError: what would stop the run before its first step.
