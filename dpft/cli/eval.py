@@ -73,8 +73,9 @@ def evaluate(
             subject.hardware,
             subject.virtual_tokens,
         )
-    if name == _TRAIN and subject.private:
-        render.warning("scores of the training split are not covered by the run's ε: do not publish them")
+    if (name == _TRAIN or subject.trained_rows) and subject.private:
+        what = "split" if name == _TRAIN else "file"
+        render.warning(f"scores of the training {what} are not covered by the run's ε: do not publish them")
     if result.collapsed:
         render.warning(f"every answer is the same label: {subject.name} has learnt nothing")
     if not as_json:

@@ -47,6 +47,7 @@ class Subject:
         virtual_tokens: positions that its mode takes for itself.
         private: whether its training was.
         hardware: how it is scored.
+        trained_rows: the rows that are scored are, or may be, among those it was trained on.
         load: gives the model, its tokenizer, and the base model that it was put on.
     """
 
@@ -60,6 +61,7 @@ class Subject:
     private: bool
     hardware: HardwareSpec
     load: Callable[[], tuple[Any, Any, ModelSpec]]
+    trained_rows: bool = False
 
 
 def of_run(record: RunRecord, spec: RunSpec, wish: Wish) -> Subject:
@@ -95,6 +97,7 @@ def of_run(record: RunRecord, spec: RunSpec, wish: Wish) -> Subject:
         private=record.private,
         hardware=spec.hardware,
         load=load,
+        trained_rows=_same_file(wish.file.get("data_file"), spec.data.data_file),
     )
 
 
@@ -149,6 +152,10 @@ def _data_of_run(trained: DataSpec, task: Task, wish: Wish) -> tuple[DataSpec, T
     else:
         data = data_spec(wish.dataset or trained.dataset, wish.data_dir or trained.data_dir, length)
     return data, task_of(data)
+
+
+def _same_file(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and Path(one).resolve() == Path(other).resolve()
 
 
 def _texts(pair: bool) -> str:

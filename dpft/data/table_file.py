@@ -68,7 +68,7 @@ def read_table(task: Task, path: Path) -> RawSplit:
         DataError: no rows, not UTF-8, a column missing or twice there, or bad rows: another number of fields
             than the header has, no text, a label that is not the task's. Texts are private and not repeated.
     """
-    check_file(path, "the data file")
+    check_file(path, "--data-file")
     columns = (*task.text_columns, task.label_column)
     codes = task.label_codes
     texts: tuple[list[str], ...] = tuple([] for _ in task.text_columns)

@@ -77,6 +77,14 @@ def test_what_is_for_this_machine_only(name: str, adapter: Path, run_copy: Path)
     assert problem(run_copy) == ""
 
 
+def test_names_of_labels_are_no_secrets(adapter: Path) -> None:
+    """A label may be called "secret"; a seed that calls itself a label is found."""
+    (adapter / "config.json").write_text(json.dumps({"label2id": {"public": 0, "secret": 1, "loss": 2}}))
+    assert problem(adapter) == ""
+    (adapter / "config.json").write_text(json.dumps({"label2id": {"public": 0, "seed": 1234}}))
+    assert "seed" in problem(adapter)
+
+
 def test_words_of_a_vocabulary_are_no_secrets(adapter: Path) -> None:
     (adapter / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"seed": 7, "/home/x": 8}}}))
     assert problem(adapter) == ""
