@@ -29,7 +29,7 @@ _ENDINGS = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md"}
 Runs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[RUN]...",
+        metavar="RUN",
         help=f"Runs: ids, names, @latest, @2. [dim]\\[default: the newest {_NEWEST} completed ones][/dim]",
         show_default=False,
         autocompletion=run_references,

@@ -1,8 +1,8 @@
 """What a report may say of a run, read from the store.
 
 Three files of a run are opened: ``run.json``, ``privacy.json`` and ``metrics.jsonl``, and of the last only
-what :func:`dpft.runs.active.is_public_metric` lets pass. ``config.yaml`` (seed, folders), ``local-only/`` and
-``checkpoints/`` are not. The time a run took is left out too: it depends on the private examples.
+steps and validation scores are kept. ``config.yaml`` (seed, folders), ``local-only/`` and ``checkpoints/``
+are not opened. The time a run took is left out too: it depends on the private examples.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pydantic import ValidationError
 from dpft.accounting.event import MechanismEvent
 from dpft.accounting.pld import PldAccountant
 from dpft.errors import DpftError, NotFoundError
-from dpft.runs.active import is_public_metric
 from dpft.runs.manifest import Manifest
 from dpft.runs.record import RunRecord
 from dpft.runs.store import Store
@@ -202,7 +201,7 @@ def _scores(path: Path) -> Iterator[Score]:
         step = row.get("step") if isinstance(row, dict) else None
         if type(step) is not int or step < 0:
             continue
-        score = _score(step, {name: value for name, value in row.items() if is_public_metric(name)})
+        score = _score(step, row)
         if score.metrics:
             found = [*(earlier for earlier in found if earlier.step < step), score]
     yield from found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import pairwise
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from dpft.report import gather as gathering
 from dpft.report.gather import gather
 from dpft.report.html import render as as_html
 from dpft.report.markdown import cell, code, plain
 from dpft.report.markdown import render as as_markdown
 from dpft.report.story import Story, tell
 from dpft.report.words import without_paths
+from dpft.runs.record import RunRecord
 from dpft.runs.store import Store
 
 from .shelf import shelve
@@ -128,6 +131,19 @@ def test_what_is_not_drawn_is_named(shelved: Story) -> None:
     assert all(text in as_html(shelved) for text in group.undrawn)
 
 
+def test_runs_of_different_delta_are_not_compared_in_silence(shelved: Story) -> None:
+    words = "δ differs between these runs"
+    assert words not in as_html(shelved)
+    group = next(group for group in shelved.groups if group.dataset == "sst2")
+    run = next(run for run in group.runs if run.manifest is not None and run.manifest.guarantee is not None)
+    assert run.manifest is not None
+    assert run.manifest.guarantee is not None
+    claim = run.manifest.guarantee.model_copy(update={"delta": 1e-5})
+    other = replace(run, manifest=run.manifest.model_copy(update={"guarantee": claim}))
+    members = [other if member is run else member for member in group.runs]
+    assert words in as_html(tell(members, "Some runs"))
+
+
 @pytest.mark.parametrize("field", ["note", "tag", "name", "model", "error", "dataset"])
 def test_hostile_text_stays_text(field: str) -> None:
     record = shelve(Store(), "victim")
@@ -165,12 +181,14 @@ def test_an_escape_that_is_switched_off_is_caught(monkeypatch: pytest.MonkeyPatc
 
 
 CANARY = "canary-7f3a"
+PRIVATE_SCORE = 0.65432
 HOME = "/home/somebody/private"
+SECRETS = (CANARY, "somebody", "passwd", "987654321", "123456789", "1234.5", "0.6543")
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_nothing_local_gets_into_a_report(kind: str, tmp_path: Path) -> None:
-    """Canaries in every place that is not for sharing, and in every public file under a private name."""
+@pytest.fixture
+def watched() -> RunRecord:
+    """A run with canaries where nothing is for sharing, and in a public file under private names."""
     record = shelve(
         Store(),
         "watched",
@@ -179,40 +197,35 @@ def test_nothing_local_gets_into_a_report(kind: str, tmp_path: Path) -> None:
         seed=987654321,
         note=f"data in {HOME}/rows.csv, C:\\Users\\somebody\\x and file:///etc/passwd",
     )
-    folder = record.run_dir
-    for name in (
-        "local-only/training.jsonl",
-        "checkpoints/1/state.json",
-        "local-only/README",
-        ".lock",
-        "audit.json",
-    ):
-        place = folder / name
+    line = {"step": 512, "validation_accuracy": PRIVATE_SCORE, "loss": CANARY, "note": CANARY}
+    for name in ("local-only/training.jsonl", "local-only/README", "checkpoints/1/state.json", "audit.json"):
+        place = record.run_dir / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps({"loss": CANARY, "step": 1, "validation_accuracy": CANARY}))
-    with (folder / "metrics.jsonl").open("a") as stream:
-        line = {
-            "step": 512,
-            "validation_accuracy": 0.75,
-            "loss": CANARY,
-            "grad_norm": 0.123456789,
-            "text": CANARY,
-        }
-        stream.write(json.dumps(line) + "\n")
-    watched = record.revise(seconds=1234.5678, error=f"could not read {HOME}/rows.csv")
+        place.write_text(json.dumps(line))
+    with (record.run_dir / "metrics.jsonl").open("a") as stream:
+        public = {**line, "validation_accuracy": 0.75, "grad_norm": 0.123456789, "validation_text": CANARY}
+        stream.write(json.dumps(public) + "\n")
+    return record.revise(seconds=1234.5678, error=f"could not read {HOME}/rows.csv")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_nothing_local_gets_into_a_report(kind: str, watched: RunRecord, tmp_path: Path) -> None:
     page = FORMATS[kind](tell(gather(Store(), [watched]), "One run"))
-    for secret in (
-        CANARY,
-        "somebody",
-        "passwd",
-        str(tmp_path),
-        str(Path.home()) + "/",
-        "987654321",
-        "123456789",
-        "1234.5",
-    ):
+    for secret in (*SECRETS, str(tmp_path), f"{Path.home()}/"):
         assert secret not in page, secret
     assert "[local path]" in page.replace("\\", "")
+
+
+def test_a_report_that_reads_private_files_is_caught(
+    watched: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault: scores from local-only/."""
+    honest = gathering._scores
+    monkeypatch.setattr(
+        gathering, "_scores", lambda path: honest(path.parent / "local-only" / "training.jsonl")
+    )
+    page = as_html(tell(gather(Store(), [watched]), "One run"))
+    assert any(secret in page for secret in SECRETS)
 
 
 @pytest.mark.parametrize(
