@@ -26,7 +26,8 @@ from .shelf import shelve
 
 FORMATS = {"html": as_html, "md": as_markdown}
 HOSTILE = (
-    "<script>alert(1)</script>'\"><img src=x onerror=alert(2)> {{ 7*7 }} ${7*7} </style> &amp; javascript:x"
+    "<script>alert(1)</script>'\"><img src=x onerror=alert(2)> {{ 7919*7907 }} ${7919*7907} "
+    "</style> &amp; javascript:x"
 )
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -161,7 +162,7 @@ def test_hostile_text_stays_text(field: str) -> None:
     outline = Outline(as_html(hostile))
     assert (len(outline.of("script")), len(outline.of("style")), outline.of("img")) == (1, 1, [])
     assert not any(name.startswith("on") for _, attributes in outline.tags for name in attributes)
-    assert "49" not in re.findall(r"\d+", " ".join(outline.texts).replace("7*7", ""))
+    assert str(7919 * 7907) not in " ".join(outline.texts)
     marked = as_markdown(hostile)
     for line in marked.splitlines():
         outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", line)
