@@ -22,6 +22,7 @@ _STYLES = {"flag": "bold", "environment": "cyan", "config": "green"}
 def settings(found: Sequence[Setting]) -> None:
     """A line for each setting: what it is, and where it comes from."""
     table = new_table("option", "value", "source")
+    table.columns[1].no_wrap, table.columns[1].overflow = False, "fold"  # nothing of a path is left out
     for setting in found:
         source = setting.source if setting.origin is None else f"environment ({setting.origin})"
         value = Text(one_line(_shown(setting)), "" if setting.value is not None else "dim")
