@@ -23,7 +23,7 @@ from tinydb.table import Document, Table
 from dpft.errors import LockedError, StoreError
 from dpft.runs.files import ensure_directory, write_atomic
 from dpft.runs.record import RunRecord, load_record, parse_record
-from dpft.runs.schema import SCHEMA_VERSION, major
+from dpft.runs.schema import MIGRATIONS, SCHEMA_VERSION, Migration, major
 
 __all__ = ["AtomicStorage", "Index", "Registry"]
 
@@ -34,7 +34,16 @@ Records = list[RunRecord]
 
 
 class _DamagedIndexError(Exception):
-    """The index cannot be read and must be rebuilt; never leaves this module."""
+    """The index cannot be read and must be rebuilt; never leaves this module.
+
+    Args:
+        why: in words.
+        version: of an index that is whole, and of an older major.
+    """
+
+    def __init__(self, why: str, version: str = "") -> None:
+        super().__init__(why)
+        self.version = version
 
 
 class AtomicStorage(Storage):
@@ -94,7 +103,8 @@ class AtomicStorage(Storage):
                 hint="upgrade dpft to open this store",
             )
         if theirs < ours:
-            raise _DamagedIndexError(f"schema {document['schema_version']} is older")
+            version = str(document["schema_version"])
+            raise _DamagedIndexError(f"schema {version} is older", version)
 
 
 class Index:
@@ -133,13 +143,17 @@ class Registry:
     Args:
         home: the store.
         lock_timeout: seconds to wait for another process before giving up.
+        migrations: for the records of older majors that it finds when it is rebuilt.
     """
 
-    def __init__(self, home: Path, *, lock_timeout: float = 30.0) -> None:
+    def __init__(
+        self, home: Path, *, lock_timeout: float = 30.0, migrations: Mapping[str, Migration] = MIGRATIONS
+    ) -> None:
         self._home = home
         self._path = home / "registry.json"
         self._runs = home / "runs"
         self._lock_timeout = lock_timeout
+        self._migrations = migrations
 
     def records(self) -> Records:
         """All records, as indexed. Reads without the lock: the file is only ever replaced whole.
@@ -182,7 +196,7 @@ class Registry:
                 for document in (tables or {}).get(_TABLE, {}).values():
                     self._parse(document)
             except _DamagedIndexError as damage:
-                self._rebuild(str(damage))
+                self._rebuild(str(damage), damage.version)
             yield Index(TinyDB(self._path, storage=AtomicStorage).table(_TABLE), self._runs)
 
     def rebuild(self) -> Records:
@@ -215,12 +229,13 @@ class Registry:
         except StoreError as error:
             raise _DamagedIndexError(error.message) from error
 
-    def _rebuild(self, damage: str) -> Records:
-        """Write the index from the run folders; the lock is held."""
+    def _rebuild(self, damage: str, version: str = "") -> Records:
+        """Write the index from the run folders, after a backup of the old one; the lock is held."""
         records = sorted(self._scan(), key=lambda record: (record.created, record.run_id))
         if damage and self._path.exists():
             moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-            kept = self._path.with_name(f"{self._path.name}.corrupt-{moment}")
+            what = f"schema-{version}.bak" if version else f"corrupt-{moment}"
+            kept = self._path.with_name(f"{self._path.name}.{what}")
             write_atomic(kept, self._path.read_bytes())
             _log.warning(
                 "%s: %s; kept as %s, rebuilt with %d runs", self._path, damage, kept.name, len(records)
@@ -236,7 +251,7 @@ class Registry:
     def _scan(self) -> Iterator[RunRecord]:
         for path in self._runs.glob("*/run.json"):
             try:
-                yield load_record(path.parent)
+                yield load_record(path.parent, self._migrations)
             except StoreError as error:
                 _log.warning("left out of the registry: %s", error.message)
 

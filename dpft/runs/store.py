@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dpft.runs.names import check_name, check_note, check_tag, invent_name
 from dpft.runs.record import RunRecord, load_record, new_run_id, save_record, utc_now
 from dpft.runs.references import find
 from dpft.runs.registry import Index, Registry
-from dpft.runs.schema import migrate, read_document
+from dpft.runs.schema import MIGRATIONS, Migration, migrate, read_document
 from dpft.runs.trash import Trash
 from dpft.spec import RunSpec
 
@@ -38,12 +38,19 @@ class Store:
     Args:
         home: the folder; None for :func:`dpft.runs.paths.home`.
         lock_timeout: seconds to wait for another process that holds the registry.
+        migrations: for documents of older majors; each is migrated after a backup.
     """
 
-    def __init__(self, home: Path | None = None, *, lock_timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        home: Path | None = None,
+        *,
+        lock_timeout: float = 30.0,
+        migrations: Mapping[str, Migration] = MIGRATIONS,
+    ) -> None:
         self.home = ensure_directory(home) if home is not None else paths.home()
         self._runs = self.home / "runs"
-        self._registry = Registry(self.home, lock_timeout=lock_timeout)
+        self._registry = Registry(self.home, lock_timeout=lock_timeout, migrations=migrations)
 
     def create(self, spec: RunSpec) -> ActiveRun:
         """Begin a run: id, name, folder with ``run.json`` and ``config.yaml``, lock and index entry.

@@ -76,6 +76,42 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, content: str, problem: s
         read_document(path)
 
 
+def test_a_whole_store_of_an_older_major_is_migrated(
+    store: Store, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a user meets it: every document is brought up, and each has its backup."""
+    for number in range(2):
+        with store.create(make_spec(f"run-{number}")) as run:
+            run.finish("failed", manifest=None)
+    before = store.list()
+    old: dict[Path, bytes] = {}
+    for path in [home / "registry.json", *home.glob("runs/*/run.json")]:
+        document = json.loads(path.read_text())
+        for entry in document["runs"].values() if "runs" in document else [document]:
+            entry["method"] = entry.pop("finetune_mode")
+        document["schema_version"] = "0.9"
+        path.write_text(json.dumps(document))
+        old[path] = path.read_bytes()
+    assert Store(migrations={"0.9": one_step}).list() == before
+    assert "schema 0.9 is older; kept as registry.json.schema-0.9.bak" in caplog.text
+    for path, content in old.items():
+        assert path.with_name(f"{path.name}.schema-0.9.bak").read_bytes() == content
+        assert json.loads(path.read_text())["schema_version"] == SCHEMA_VERSION
+    assert Store().list() == before  # and now without the migration
+
+
+def test_runs_that_nobody_can_migrate_stay_as_they_are(
+    store: Store, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with store.create(make_spec("new")) as run:
+        run.finish("failed", manifest=None)
+    path = old_run(home / "runs")
+    before = path.read_bytes()
+    assert [record.name for record in store.rebuild()] == ["new"]
+    assert "which this dpft cannot migrate" in caplog.text
+    assert path.read_bytes() == before
+
+
 def test_a_newer_minor_keeps_its_fields(store: Store) -> None:
     run = store.create(make_spec())
     run.close()  # marked as running and not locked: is rewritten as crashed
