@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 import sys
@@ -38,6 +37,7 @@ from dpft.cli import (
 )
 from dpft.cli import eval as evaluation
 from dpft.cli import list as listing
+from dpft.cli.streams import spell_out
 from dpft.errors import DpftError, InterruptedRunError, UsageError
 
 __all__ = ["app", "main"]
@@ -47,7 +47,17 @@ _BadUsage: Any = typer.BadParameter.__base__
 
 
 class _Commands(TyperGroup):
-    """Turns Ctrl-C outside a run's own handling into an error like any other, before Typer swallows it."""
+    """Turns Ctrl-C outside a run's own handling into an error like any other, before Typer swallows it.
+
+    Help texts flow to the terminal's width: Typer would keep the line breaks of the source.
+    """
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and command.help:
+            paragraphs = command.help.split("\n\n")
+            command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -131,8 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = [*(sys.argv[1:] if arguments is None else arguments)]
     team.hush()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # an "ε" must not end a run
+        spell_out(stream)  # an "ε" must not end a run
     try:
         code = _guarded(given)
         sys.stdout.flush()

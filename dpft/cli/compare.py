@@ -21,7 +21,7 @@ EXAMPLE = "Example: [cyan]dpft compare @1 @2 swift-otter --md[/cyan]"
 Runs = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN RUN…",
+        metavar="RUN",
         help="Two or more runs: id or the beginning of it, name, @latest, @2.",
         show_default=False,
         autocompletion=run_references,

@@ -18,6 +18,7 @@ from dpft.training.observer import Progress as Reached
 __all__ = ["TrainingView"]
 
 _LINES = 10  # plain lines per run, besides those at the ends of epochs
+_SILENCE = 300.0  # seconds, at most, between plain lines of a run that goes on
 _NARROW, _WIDE = 70, 110
 
 
@@ -39,6 +40,7 @@ class TrainingView(Observer):
         self._accuracy: float | None = None
         self._shown = 0
         self._before = 0
+        self._told = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -65,6 +67,7 @@ class TrainingView(Observer):
         self._stop()
         self._before = facts.steps_taken
         self._shown = facts.steps_taken * _LINES // facts.steps
+        self._told = 0.0
         if self._quiet:
             return
         self._say(facts)
@@ -74,7 +77,7 @@ class TrainingView(Observer):
             self._bar.start()
 
     def progressed(self, progress: Reached) -> None:
-        """Move the bar; or write a line at every tenth of the way and at every epoch's end."""
+        """Move the bar; or write a line at every tenth of the way, every epoch's end, and every 5 minutes."""
         self._accuracy = progress.metrics.get("accuracy", self._accuracy)
         epsilon = "" if progress.epsilon is None else f"ε {round_up_epsilon(progress.epsilon)}"
         accuracy = "" if self._accuracy is None else f"accuracy {self._accuracy:.4f}"
@@ -84,9 +87,10 @@ class TrainingView(Observer):
             )
             return
         tenth = progress.step * _LINES // progress.steps
-        if self._quiet or (tenth == self._shown and not progress.metrics):
+        silent = progress.seconds - self._told < _SILENCE
+        if self._quiet or (tenth == self._shown and not progress.metrics and silent):
             return
-        self._shown = tenth
+        self._shown, self._told = tenth, progress.seconds
         rate = (progress.step - self._before) / progress.seconds if progress.seconds > 0 else 0.0
         left = f"{duration((progress.steps - progress.step) / rate)} left" if rate else ""
         width = len(str(progress.steps))

@@ -17,7 +17,7 @@ EXAMPLE = "Example: [cyan]dpft restore swift-otter[/cyan]"
 Removed = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN…",
+        metavar="RUN",
         help="Removed runs: id or the beginning of it, name, or @latest for the last removed.",
         show_default=False,
         autocompletion=trashed_references,

@@ -21,7 +21,7 @@ EXAMPLE = "Example: [cyan]dpft rm @2 swift-otter[/cyan]"
 Runs = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN…",
+        metavar="RUN",
         help="Runs: id or the beginning of it, name, @latest, @2.",
         show_default=False,
         autocompletion=run_references,
@@ -85,5 +85,9 @@ def confirm(question: str) -> None:
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
-    if not typer.confirm(question, default=False, err=True):
+    try:
+        agreed = typer.confirm(question, default=False, err=True)
+    except typer.Abort:  # Ctrl-C or Ctrl-D
+        agreed = False
+    if not agreed:
         raise InterruptedRunError("nothing was changed", hint="-y answers yes beforehand")

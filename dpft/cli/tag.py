@@ -17,7 +17,7 @@ EXAMPLE = "Example: [cyan]dpft tag @latest +baseline -draft[/cyan]"
 Changes = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[+TAG|-TAG]…",
+        metavar="[+TAG|-TAG]",
         help="[cyan]+TAG[/cyan] puts it on, [cyan]-TAG[/cyan] takes it off. "
         "[dim]\\[default: show those there are][/dim]",
         show_default=False,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from dpft.cli.complete import resumable_references, trashed_references
 from dpft.runs.store import Store
@@ -72,15 +73,17 @@ class TestRemove:
         assert dpft("restore", "mine", "--name", "mine-too").code == 0
         assert dpft("restore", "a", "b", "--name", "x").code == 2
 
-    @pytest.mark.parametrize(("answer", "code"), [(True, 0), (False, 130)])
+    @pytest.mark.parametrize(("answer", "code"), [(True, 0), (False, 130), (None, 130)])
     def test_on_a_terminal_it_asks(
-        self, dpft: Command, monkeypatch: pytest.MonkeyPatch, answer: bool, code: int
+        self, dpft: Command, monkeypatch: pytest.MonkeyPatch, answer: bool | None, code: int
     ) -> None:
         failed("mine")
         asked: list[str] = []
 
         def confirm(question: str, **more: Any) -> bool:
             asked.append(question)
+            if answer is None:
+                raise typer.Abort
             return answer
 
         monkeypatch.setattr("typer.confirm", confirm)
@@ -91,7 +94,7 @@ class TestRemove:
         monkeypatch.setattr("dpft.cli.rm.sys", Streams())
         outcome = dpft("rm", "mine")
         assert (outcome.code, asked) == (code, ["move mine to the trash?"])
-        assert bool(Store().list()) != answer
+        assert bool(Store().list()) != bool(answer)
         if not answer:
             assert "nothing was changed" in outcome.err
             assert dpft("rm", "mine", "-y").code == 0

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,31 @@ class TestCompare:
         rows = {row["field"]: row for row in dpft("compare", "one", "two", "--json").json["rows"]}
         assert rows["epsilon"]["values"] == [3.76968, None]
         assert rows["epsilon"]["best"] == []
+
+
+@pytest.mark.parametrize("command", ["train", "list", "rm", "gc", "budget", "compare"])
+def test_help_flows_to_the_width_and_tells_each_option(
+    dpft: Command, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERMINAL_WIDTH", "100")
+    out = dpft(command, "--help").out
+    lines = [line.strip() for line in out.partition("╭")[0].splitlines()]
+    *_, words = [part.split("\n") for part in "\n".join(lines).strip().split("\n\n")]
+    assert all(len(line) + len(following.split()[0]) > 90 for line, following in pairwise(words))
+    assert "Example: dpft" in out
+
+
+def test_a_stream_that_lacks_letters_spells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made("one", note="größer")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["show", "one"]) == 0
+    stream.flush()
+    text = stream.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    for part in ("eps <= 3.7697 at delta <= 1.00e-06", "sigma 3.0000", "validation   _+=@", "gro?er"):
+        assert part in text
+    assert "one - sst2 - lora - completed" in text
 
 
 def test_the_same_files_whatever_is_looked_at(dpft: Command) -> None:

@@ -248,6 +248,22 @@ class TestProgress:
         assert max(cell_len(line) for line in lines) <= width
         assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h") > 0
 
+    def test_a_log_is_never_silent_for_long(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A run of twenty hours: lines at every tenth would be two hours apart."""
+        with TrainingView() as view:
+            view.started(FACTS)
+            for step in range(1, 201):
+                view.progressed(Progress(step, 200, step * 360.0, None, {}))
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step")]
+        assert len(lines) == 200
+        assert "s/step" in lines[0]
+        with TrainingView() as view:
+            view.started(FACTS)
+            for step in range(1, 201):
+                view.progressed(Progress(step, 200, step * 9.0, None, {}))  # half an hour
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step")]
+        assert 10 <= len(lines) <= 16
+
     def test_a_dumb_terminal_gets_lines(self, terminal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         stream = terminal(80)
         monkeypatch.setenv("TERM", "dumb")
