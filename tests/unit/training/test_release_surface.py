@@ -46,7 +46,7 @@ KNOWN = {
             "privacy.json",
         )
     ),
-    *("export/tokenizer.json", "export/tokenizer_config.json"),
+    *("export/requirements.txt", "export/tokenizer.json", "export/tokenizer_config.json"),
     *("train --json", "terminal", "list", "eval --json"),
 }
 """Whatever a run leaves; what is new belongs here, and is compared, or into local-only/."""
