@@ -35,13 +35,13 @@ def _metadata(source: Source, form: Form) -> ModelCardData:
     private = bool(source.manifest.get("private"))
     tags = ["dpft", source.mode.name, *form.tags, *(["differential-privacy"] if private else [])]
     results = _results(source)
-    on_hub = _on_hub(source)
+    on_hub, base_name = _on_hub(source), source.base.public_id.rpartition("/")[2]
     return ModelCardData(
         base_model=source.base.public_id if source.base_is_public else None,
         base_model_relation=form.relation if source.base_is_public else None,
         datasets=[_HUB_GLUE] if on_hub else None,
         eval_results=results or None,
-        model_name=f"{source.base.public_id}-{source.spec.data.dataset}-{source.mode.name}",
+        model_name="-".join((base_name, source.spec.data.dataset, source.mode.name)),
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         library_name=form.library,
         license="unknown",
