@@ -64,7 +64,7 @@ def expected(estimate: Estimate) -> str:
     words = f"about {duration(estimate.seconds)} of training on this machine as it is now"
     if estimate.peak_memory_bytes is None:
         return words
-    return f"{words}; {estimate.peak_memory_bytes / 1e9:.1f} GB of memory"
+    return f"{words}; about {estimate.peak_memory_bytes / 1e9:.1f} GB of memory"
 
 
 def privacy(private: bool, epsilon: float | None, delta: float | None, steps: int | None = None) -> Text:

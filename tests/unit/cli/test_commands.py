@@ -82,7 +82,7 @@ def test_a_plan_trains_nothing(dpft: Command, tiny: list[object]) -> None:
     assert "sst2 · lora · planned" in outcome.out
     assert "qnli · lora · planned" in outcome.out
     assert "σ 3.0000" in outcome.out
-    assert "of training on this machine as it is now; " in outcome.out
+    assert "of training on this machine as it is now; about " in outcome.out
     (ordinary,) = dpft("train", "sst2", *tiny, "--plan", "--no-dp", "--no-probe", "--json").json["runs"]
     assert not estimated & set(ordinary)
     alone = dpft("train", "sst2", *tiny, "--no-probe")
