@@ -21,6 +21,7 @@ from dpft.privacy.clipping import Clipper
 from dpft.runs import paths
 from dpft.spec import DataSpec, ModelSpec, RunSpec
 from dpft.tables import ENGINES, MODES
+from dpft.training.features import Features
 from dpft.training.observer import Observer
 from dpft.tuning.base import BaseIdentity, identify, load_model, load_tokenizer, locate
 from dpft.tuning.mode import Mode
@@ -40,6 +41,7 @@ class Assembled:
         mode: the fine-tune mode.
         base: what the base model is.
         parameters: the trainable parameters by name.
+        features: what the frozen encoder says of the training examples, where only its head trains.
     """
 
     task: Task
@@ -49,6 +51,7 @@ class Assembled:
     mode: Mode
     base: BaseIdentity
     parameters: dict[str, nn.Parameter]
+    features: Features | None = None
 
     @property
     def pad_token_id(self) -> int:
@@ -129,10 +132,11 @@ def open_session(
     spec: RunSpec, assembled: Assembled, clipper: Clipper | None
 ) -> AbstractContextManager[Session]:
     """The engine at work on the model; the ordinary one where nothing bounds an example's contribution."""
+    model = assembled.model if assembled.features is None else assembled.features.head
     if clipper is None:
-        return ordinary.session(assembled.model, assembled.parameters, spec.hardware.precision)
+        return ordinary.session(model, assembled.parameters, spec.hardware.precision)
     engine: Engine = ENGINES.get(spec.privacy.engine)
-    return engine.session(assembled.model, assembled.parameters, clipper, spec.hardware.precision)
+    return engine.session(model, assembled.parameters, clipper, spec.hardware.precision)
 
 
 def _check_lengths(model: Any, spec: RunSpec) -> None:

@@ -21,6 +21,7 @@ from dpft.privacy.sampling import micro_batches
 from dpft.privacy.step import accumulators, step
 from dpft.spec import HardwareSpec, OptimisationSpec
 from dpft.training.batches import collate
+from dpft.training.features import Features
 from dpft.training.learner import Learner
 from dpft.training.signals import Deferred
 
@@ -57,6 +58,7 @@ class Fit:
         split: training examples.
         pad_token_id: of the tokenizer.
         extra_tokens: virtual tokens that lengthen every example inside the model.
+        features: stand for the examples, where only the head trains.
         share: the part of a step's micro-batches that this process computes; all of them, if it is alone.
     """
 
@@ -66,6 +68,7 @@ class Fit:
     split: PreparedSplit
     pad_token_id: int
     extra_tokens: int = 0
+    features: Features | None = None
     share: Callable[[Iterator[Indices]], Iterator[Indices]] = iter
 
 
@@ -139,14 +142,18 @@ def fit(
             hint="nothing could be claimed of them; continue plan and optimizer from the same checkpoint",
         )
     signals = Deferred()
-    lengths = work.split.lengths + work.extra_tokens
+    features = work.features
+    lengths = features.lengths if features is not None else work.split.lengths + work.extra_tokens
     sums = accumulators(work.parameters)
     began = time.monotonic()
 
     def pieces(indices: Indices) -> Iterator[MicroBatch]:
         for rows in work.share(micro_batches(indices, lengths, hardware.micro_batch_tokens)):
             signals.check()
-            yield collate(work.split, rows, work.pad_token_id)
+            if features is not None:
+                yield features.batch(rows)
+            else:
+                yield collate(work.split, rows, work.pad_token_id)
 
     for index in range(learner.applied, steps):
         reports: list[PieceReport] = []

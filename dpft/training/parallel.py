@@ -140,6 +140,7 @@ def _materials(spec: RunSpec, assembled: Assembled, schedule: Schedule) -> bytes
         assembled.data.content_digest.hex(),
         assembled.base.sha256,
         spec.hardware.micro_batch_tokens,
+        assembled.features is not None,  # they decide how a batch is cut, so who counts whom
         shapes,
         repr(schedule),
     ]

@@ -30,11 +30,12 @@ from dpft.training.declare import declare
 from dpft.training.estimate import foreseen
 from dpft.training.evaluation import Evaluation, evaluate, resting
 from dpft.training.facts import facts_of
+from dpft.training.frozen import made_up, with_features
 from dpft.training.keeper import Cadence, Keeper, origin_of
 from dpft.training.loop import Fit, StepReport, epoch_ended, fit
 from dpft.training.observer import Observer, Progress, RunFacts
 from dpft.training.parallel import leading, require_alone
-from dpft.training.preflight import check_engine, check_reachable, synthetic_batch
+from dpft.training.preflight import check_engine, check_reachable
 from dpft.training.resume import Carried, Continued, carry, changed, check_materials
 from dpft.training.signals import Deferred, uninterrupted
 from dpft.training.so_far import EpsilonSoFar
@@ -79,6 +80,7 @@ def train(
         observer.warned(note)
     spending = Spending(spec, assembled.data, plan, store, observer)
     spending.check()
+    assembled = with_features(spec, assembled, plan.schedule, observer, alone=team is None)
     with store.create(spec) as active:
         return _Run(spec, assembled, plan, spending, active, observer, team=team).go()
 
@@ -130,6 +132,7 @@ def resume(
         carried = carry(found, spec, assembled, plan, observer)
         spending = Spending(spec, assembled.data, plan, store, observer, resumed=taken.record.run_id)
         spending.check()
+        assembled = with_features(spec, assembled, plan.schedule, observer)
         with taken.begin(plan.steps_taken) as active:
             return _Run(spec, assembled, plan, spending, active, observer, carried).go()
 
@@ -257,6 +260,7 @@ class _Run:
                 split=train_split,
                 pad_token_id=self.assembled.pad_token_id,
                 extra_tokens=self.spec.tuning.num_prepend_tokens or 0,
+                features=self.assembled.features,
                 share=share,
             )
             with Deferred():
@@ -369,12 +373,7 @@ def _plan(
 
 def _preflight(spec: RunSpec, assembled: Assembled) -> tuple[str, ...]:
     """Compare engine and truth on synthetic text; what the user should know of it."""
-    batch = synthetic_batch(
-        assembled.model,
-        token_types="token_type_ids" in assembled.tokenizer.model_input_names,
-        labels=len(assembled.task.labels),
-        pad_token_id=assembled.pad_token_id,
-    )
+    batch = made_up(assembled)
     with resting(assembled.model):
         check_reachable(assembled.model, assembled.parameters, batch)
         if spec.privacy.enabled:

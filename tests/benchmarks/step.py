@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -207,6 +208,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     """Print the table: lines as they are measured to stderr, all of it in the end to stdout."""
+    warnings.simplefilter("ignore")  # of libraries
     options = parse()
     if options.peak_of:
         name, work = options.peak_of
