@@ -9,10 +9,11 @@ from pathlib import Path
 
 from dpft.errors import DataError
 
-__all__ = ["locate_columns", "missing_column"]
+__all__ = ["in_brief", "locate_columns", "missing_column"]
 
 _MOST = 20
 _NAME = re.compile(r"(?=.{1,40}$)[\w.-]+( [\w.-]+){0,2}")  # no sentence
+_NUMBER = re.compile(r"[+-]?[0-9.]{0,6}", re.ASCII)  # 0, -1, 1.0
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 
 
@@ -69,3 +70,11 @@ def missing_column(
         f"{place}: no column {column!r}; columns found: {shown}{more}",
         hint=f"{question}name the columns with --text-column and --label-column (here {option})",
     )
+
+
+def in_brief(label: str) -> str:
+    """A value that is no label, for an error text: what looks like a number, of the rest its length alone.
+
+    Where columns were confused, it is a private text.
+    """
+    return repr(label) if _NUMBER.fullmatch(label) else f"of {len(label)} characters"

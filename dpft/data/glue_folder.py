@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from dpft.data.columns import in_brief
 from dpft.data.raw import RawDataset, RawSplit
 from dpft.data.task import TRAIN, Task
 from dpft.errors import DataError, NotFoundError
@@ -134,9 +135,8 @@ def _fault(
             return f"column {header[index]!r} is empty"
     label = fields[label_index]
     if label not in task.label_codes:
-        shown = label if len(label) <= _SHOWN else f"{label[: _SHOWN - 1]}…"
         accepted = ", ".join(task.label_codes)
-        return f"unknown label {shown!r} in column {header[label_index]!r}; accepted: {accepted}"
+        return f"unknown label {in_brief(label)} in column {header[label_index]!r}; accepted: {accepted}"
     return ""
 
 

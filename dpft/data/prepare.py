@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ __all__ = ["PreparedData", "PreparedSplit", "Progress", "Tokenizer", "prepare", 
 
 _BATCH = 2048
 _SANE_LENGTH = 1_000_000  # transformers uses 10³⁰ for "no limit known"
+
+_CONTROL_IN_TEXT = "split, else unknown"  # part of an entry's identity
 
 Progress = Callable[[str, int, int], None]
 """Called with a split's name, rows done, and rows in all."""
@@ -56,6 +58,7 @@ class PreparedData:
         revision: the source's version, or None.
         content_digest: identifies the train rows in any order. Private: to be keyed before it is kept.
         directory: the cache entry.
+        places: the splits without their texts and labels: where each row stands, for error texts.
         carved: the validation rows were set aside from the training rows' own file.
     """
 
@@ -69,6 +72,12 @@ class PreparedData:
     content_digest: bytes
     directory: Path
     carved: bool = False
+    places: Mapping[str, RawSplit] = field(default_factory=dict)
+
+    def locate(self, split: str, row: int) -> str:
+        """Where a row stands, for an error text."""
+        place = self.places.get(split)
+        return f"split {split}, {place.locate(row) if place is not None else f'row {row}'}"
 
 
 def prepare(
@@ -82,6 +91,9 @@ def prepare(
     progress: Progress | None = None,
 ) -> PreparedData:
     """Read a task's rows and tokenise them, or load them from the cache if nothing that matters has changed.
+
+    A text never yields a control token: ``</s>`` or ``[SEP]`` in it is split like any other text, and where
+    the tokenizer would not, it becomes the unknown token. Else one text could pass for the end of itself.
 
     What matters is: the rows in their order, the tokenizer's whole state, the maximum length, the task, and
     the cache's format. Reading always happens, and every row is checked, so a cached result never hides a bad
@@ -113,6 +125,7 @@ def prepare(
             "tokenizer": tokenizer_identity(tokenizer),
             "max_length": max_length,
             "task": task.name,
+            "control_tokens_in_text": _CONTROL_IN_TEXT,
         },
     )
     splits, cached = cache.load_or_build(
@@ -131,6 +144,7 @@ def prepare(
         content_digest=raw.content_digest,
         directory=cache.directory(key),
         carved=raw.carved,
+        places={name: replace(split, texts=(), labels=[]) for name, split in raw.splits.items()},
     )
 
 
@@ -227,11 +241,38 @@ def _tokenize_split(
 def _encode(
     tokenizer: Tokenizer, split: RawSplit, rows: Sequence[int], max_length: int | None = None
 ) -> dict[str, list[list[int]]]:
-    """Token ids (and types) of some rows, cut to ``max_length`` if it is given."""
+    """Token ids (and types) of some rows, cut to ``max_length`` if it is given; no control token from a text.
+
+    Raises:
+        DataError: a text that yields one, with a tokenizer that has no unknown token to put in its place.
+    """
     columns = [[texts[row] for row in rows] for texts in split.texts]
     cut = {"truncation": "longest_first", "max_length": max_length} if max_length else {"truncation": False}
-    encoded = tokenizer(*columns, padding=False, return_attention_mask=False, verbose=False, **cut)
-    return {column: list(encoded[column]) for column in ("input_ids", "token_type_ids") if column in encoded}
+    encoded = tokenizer(
+        *columns,
+        padding=False,
+        return_attention_mask=False,
+        return_special_tokens_mask=True,
+        split_special_tokens=True,
+        verbose=False,
+        **cut,
+    )
+    found = {column: list(encoded[column]) for column in ("input_ids", "token_type_ids") if column in encoded}
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    control = set(getattr(tokenizer, "all_special_ids", ())) - {unknown}
+    if control:
+        for i, (ids, added) in enumerate(
+            zip(found["input_ids"], encoded["special_tokens_mask"], strict=True)
+        ):
+            places = [at for at, token in enumerate(ids) if token in control and not added[at]]
+            if places and unknown is None:
+                raise DataError(
+                    f"{split.locate(rows[i])}: the text has a control token of the tokenizer",
+                    hint="remove it from the row, or use a tokenizer that has an unknown token",
+                )
+            for at in places:
+                found["input_ids"][i][at] = unknown
+    return found
 
 
 def _flat(rows: list[list[int]]) -> np.ndarray[Any, np.dtype[np.int32]]:

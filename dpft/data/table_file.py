@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dpft.data.columns import locate_columns, missing_column
+from dpft.data.columns import in_brief, locate_columns, missing_column
 from dpft.data.raw import RawSplit
 from dpft.data.task import Task
 from dpft.data.text_lines import open_error, text_lines
@@ -279,8 +279,7 @@ def _fault(columns: Sequence[str], values: Sequence[str | None], codes: Mapping[
     if not label:
         return f"column {columns[-1]!r} is {'null' if label is None else 'empty'}"
     if label not in codes:
-        shown = label if len(label) <= _SHOWN else f"{label[: _SHOWN - 1]}…"
-        return f"unknown label {shown!r} in column {columns[-1]!r}; declared: {', '.join(codes)}"
+        return f"unknown label {in_brief(label)} in column {columns[-1]!r}; declared: {', '.join(codes)}"
     return ""
 
 

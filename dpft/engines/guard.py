@@ -1,17 +1,23 @@
-"""A session that first makes sure its fast engine sees everything, and else goes one example at a time.
+"""A session that makes sure its fast engine sees everything, and else goes one example at a time.
 
 Before the first micro-batch counts, a few of its rows go through the fast engine and through plain autograd.
 The number of rows differs from the micro-batch's, so nothing of a fixed size (a table of relative positions,
-say) can pass for the batch axis in both; and the two sums must agree, or the engine misses a use of some
-weight. If the fast engine refuses, fails or disagrees, the session is exact one example at a time instead,
-and :attr:`GuardedSession.notes` says so.
+say) can pass for the batch axis in both; and each parameter's sum and norms must agree, or the engine misses
+a use of some weight. If the fast engine refuses, fails or disagrees, the session is exact one example at a
+time instead, and :attr:`GuardedSession.notes` says so.
+
+Two things can blind such a probe. Where plain autograd itself is not finite there is nothing to compare with:
+that micro-batch goes one example at a time, and the next is probed. And what starts at zero hides gradients
+(LoRA's second factor hides the first's): the first micro-batch after the weights have moved is probed again,
+before it counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
@@ -27,6 +33,8 @@ from dpft.privacy.gradients import PerExampleGradient
 __all__ = ["FastSession", "GuardedSession"]
 
 _TOLERANCE = 1e-3
+_FLOOR = 1e-2  # a parameter whose gradient is smaller than this part of the whole is measured by this part
+_ROUNDING = 1e-5  # of the magnitude of what was added up, however much of it cancels
 _HINT = "freeze this layer, or choose another --finetune-mode"
 
 
@@ -64,7 +72,10 @@ class GuardedSession:
         self._stack = ExitStack()
         self._fast: FastSession | None = None
         self._why_not = ""
-        self._probed = False
+        self._probed_at: Tensor | None = (
+            None  # the weights when the first probe succeeded; not kept once they moved
+        )
+        self._settled = False
 
     def __enter__(self) -> GuardedSession:
         try:
@@ -88,66 +99,73 @@ class GuardedSession:
     def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
         """Add the clipped gradient sums of ``batch`` to ``sums``, in place."""
         try:
-            if self._fast is not None and not self._probed:
-                self._probe(self._fast, batch)
+            if self._fast is not None and self._due() and not self._probe(self._fast, batch):
+                with self._trainable():
+                    return self._exact.accumulate(batch, sums)
             if self._fast is not None:
                 return self._fast.accumulate(batch, sums)
         except UnsupportedLayerError as error:
             self._give_up(error.message)
         return self._exact.accumulate(batch, sums)
 
+    def _due(self) -> bool:
+        """Whether to probe: never done yet, or not since the weights moved for the first time."""
+        if self._settled:
+            return False
+        return self._probed_at is None or not torch.equal(self._probed_at, self._glance())
+
+    def _glance(self) -> Tensor:
+        """One number of each parameter: all of them move with a step."""
+        return torch.stack([p.detach()[(0,) * p.dim()].float() for p in self._parameters.values()])
+
     def _give_up(self, why_not: str) -> None:
         self._why_not = why_not
         self._fast = None
         self._stack.close()
 
-    def _probe(self, fast: FastSession, batch: MicroBatch) -> None:
-        """Hold the fast session's sum against plain autograd's, on another number of the same rows.
+    def _probe(self, fast: FastSession, batch: MicroBatch) -> bool:
+        """Hold the fast session against plain autograd, on another number of the same rows.
+
+        Returns:
+            Whether they could be compared: plain autograd is finite.
 
         Raises:
             UnsupportedLayerError: it fails, or differs.
         """
-        self._probed = True
         count = 2 if len(batch) != 2 else 3
         rows = torch.arange(count) % len(batch)
         few = MicroBatch({key: value[rows] for key, value in batch.inputs.items()}, batch.labels[rows])
-        expected = self._plain(few)
-        if expected is None:
-            return
-        try:
-            found = fast.gradients(few)
-        except RuntimeError as error:  # what plain autograd has just done
-            first_line = str(error).strip().partition("\n")[0]
-            raise UnsupportedLayerError(f"recording it fails: {first_line}", hint=_HINT) from error
-        worst, difference, size = "", 0.0, 0.0
-        largest = -1.0
-        for name, value in expected.items():
-            if name in found:
-                total = torch.zeros_like(value)
-                found[name].accumulate(torch.ones(count, device=value.device), total)
-                wrong = float((total.double() - value.double()).norm())
-            else:
-                wrong = float(value.double().norm())
-            difference, size = math.hypot(difference, wrong), math.hypot(size, float(value.double().norm()))
-            if wrong > largest:
-                worst, largest = name, wrong
-        if math.isfinite(size) and not difference <= _TOLERANCE * size:
-            raise UnsupportedLayerError(
-                f"{worst!r} is used in ways that its layer does not show (sums differ by "
-                f"{difference / size:.2g}, relative)",
-                hint=_HINT,
-            )
+        plain = self._plain(few)
+        if plain is not None:
+            if not bool(torch.isfinite(plain.whole)):
+                return False
+            try:
+                found = fast.gradients(few)
+            except RuntimeError as error:  # what plain autograd has just done
+                first_line = str(error).strip().partition("\n")[0]
+                raise UnsupportedLayerError(f"recording it fails: {first_line}", hint=_HINT) from error
+            _compare(found, plain)
+        self._settled = self._probed_at is not None
+        self._probed_at = None if self._settled else self._glance()
+        return True
 
-    def _plain(self, few: MicroBatch) -> dict[str, Tensor] | None:
-        """The gradients of the summed loss by plain autograd, float32; None if nothing reaches it."""
-        for parameter in self._parameters.values():
-            parameter.requires_grad_(True)
+    def _plain(self, few: MicroBatch) -> _Plain | None:
+        """Per-example gradients by plain autograd, float32; None if nothing reaches the parameters."""
+        sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in self._parameters.items()}
+        norms: dict[str, list[Tensor]] = {name: [] for name in sums}
         try:
-            with torch.enable_grad():
-                loss = example_losses(self._model, few, "fp32").sum()
-                if not loss.requires_grad:
+            with self._trainable(), torch.enable_grad():
+                losses = example_losses(self._model, few, "fp32")
+                if not losses.requires_grad:
                     return None
-                values = torch.autograd.grad(loss, list(self._parameters.values()), allow_unused=True)
+                for loss in losses:
+                    values = torch.autograd.grad(
+                        loss, list(self._parameters.values()), retain_graph=True, allow_unused=True
+                    )
+                    for (name, total), value in zip(sums.items(), values, strict=True):
+                        gradient = torch.zeros_like(total) if value is None else value.float()
+                        total.add_(gradient)
+                        norms[name].append(gradient.double().norm())
         except RuntimeError as error:
             if "use_reentrant" not in str(error):
                 raise
@@ -155,10 +173,70 @@ class GuardedSession:
                 "reentrant activation checkpointing hides what each example did",
                 hint="enable checkpointing with use_reentrant=False",
             ) from error
+        return _Plain(sums, {name: torch.stack(values) for name, values in norms.items()})
+
+    @contextmanager
+    def _trainable(self) -> Iterator[None]:
+        """The parameters take part in autograd, as the fast session does not let them."""
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(True)
+        try:
+            yield
         finally:
             for parameter in self._parameters.values():
                 parameter.requires_grad_(False)
-        return {
-            name: torch.zeros_like(parameter, dtype=torch.float32) if value is None else value.float()
-            for (name, parameter), value in zip(self._parameters.items(), values, strict=True)
-        }
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """What plain autograd says of a few examples.
+
+    Attributes:
+        sums: their gradients' sum, by parameter.
+        norms: of each example's gradient, by parameter, (b).
+    """
+
+    sums: Mapping[str, Tensor]
+    norms: Mapping[str, Tensor]
+
+    @property
+    def whole(self) -> Tensor:
+        """The root of all squared norms together; a sum of examples is at most so many times that."""
+        return torch.stack([norms.square().sum() for norms in self.norms.values()]).sum().sqrt()
+
+
+def _compare(found: Mapping[str, PerExampleGradient], plain: _Plain) -> None:
+    """Each parameter's sum and per-example norms, by its own size.
+
+    Raises:
+        UnsupportedLayerError: naming the parameter that differs most.
+    """
+    whole = float(plain.whole)
+    worst, largest, what = "", 0.0, ""
+    for name, expected in plain.sums.items():
+        size = max(float(plain.norms[name].norm()), _FLOOR * whole)
+        for kind, error in zip(
+            ("sums", "norms"), _errors(found.get(name), expected, plain.norms[name]), strict=True
+        ):
+            relative = error / size if size > 0 else (math.inf if error else 0.0)
+            if not relative <= largest:
+                worst, largest, what = name, math.inf if math.isnan(relative) else relative, kind
+    if not largest <= _TOLERANCE:
+        raise UnsupportedLayerError(
+            f"{worst!r} is used in ways that its layer does not show ({what} differ by {largest:.2g}, "
+            "relative)",
+            hint=_HINT,
+        )
+
+
+def _errors(found: PerExampleGradient | None, expected: Tensor, norms: Tensor) -> tuple[float, float]:
+    """How far one parameter's sum and norms are off, beyond what rounding explains."""
+    if found is None:
+        return float(expected.double().norm()), float(norms.norm())
+    theirs = found.norms()
+    total = torch.zeros_like(expected)
+    found.accumulate(torch.ones(len(norms), device=total.device), total)
+    off = (total.double() - expected.double()).norm() - _ROUNDING * theirs.square_magnitude.sum().sqrt()
+    squares = (theirs.square - norms.square()).abs() - _ROUNDING * theirs.square_magnitude
+    off_norms = squares.clamp(min=0) / (theirs.square.clamp(min=0).sqrt() + norms).clamp(min=1e-300)
+    return float(off.clamp(min=0)), float(off_norms.norm())

@@ -23,6 +23,7 @@ from dpft.spec import DataSpec, ModelSpec, RunSpec
 from dpft.tables import ENGINES, MODES
 from dpft.training.features import Features
 from dpft.training.observer import Observer
+from dpft.training.tokens import check_tokens
 from dpft.tuning.base import BaseIdentity, identify, load_model, load_tokenizer, locate
 from dpft.tuning.mode import Mode
 
@@ -97,6 +98,7 @@ def assemble(spec: RunSpec, observer: Observer) -> Assembled:
     data = prepare_dataset(spec.data, spec.model, tokenizer)
     observer.working(f"loading {spec.model.checkpoint}")
     tuned = tuned_model(spec, data.task.labels, tokenizer)
+    check_tokens(data, tuned.model, tokenizer)
     return Assembled(data.task, data, tuned.model, tokenizer, mode, tuned.base, tuned.parameters)
 
 

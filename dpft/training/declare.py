@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from torch import nn
 
@@ -62,6 +63,7 @@ def example_in_words(data: PreparedData) -> str:
 def declare(
     *,
     run_id: str,
+    home: Path | None,
     spec: RunSpec,
     assembled: Assembled,
     parameters: Mapping[str, nn.Parameter],
@@ -74,6 +76,7 @@ def declare(
 
     Args:
         run_id: the run's.
+        home: the store whose key names the dataset; None for the user's.
         spec: what was asked for.
         assembled: data, base model and mode.
         parameters: trainable parameters by name.
@@ -118,7 +121,7 @@ def declare(
             source=data.source,
             revision=data.revision,
             validation_split=validation_split,
-            fingerprint=None if declared else keyed_fingerprint(data.content_digest),
+            fingerprint=None if declared else keyed_fingerprint(data.content_digest, home=home),
             rows=None if declared else data.splits["train"].rows,
             rows_declared=plan.schedule.examples if declared else None,
             max_length=data.max_length,

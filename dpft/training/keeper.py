@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -167,23 +168,28 @@ class Keeper:
             )
 
 
-def materials(spec: RunSpec, assembled: Assembled) -> dict[str, str]:
-    """Digests of what a run is made of, by their names in :class:`dpft.training.checkpoint.Origin`."""
+def materials(spec: RunSpec, assembled: Assembled, home: Path) -> dict[str, str]:
+    """Digests of what a run is made of, by their names in :class:`dpft.training.checkpoint.Origin`.
+
+    Those of private rows are under the key of the store ``home``.
+    """
     return {
         "spec": spec_digest(spec),
-        "dataset": keyed_fingerprint(assembled.data.content_digest),
-        "examples": keyed_fingerprint(_examples_digest(assembled.data.splits["train"])),
+        "dataset": keyed_fingerprint(assembled.data.content_digest, home=home),
+        "examples": keyed_fingerprint(_examples_digest(assembled.data.splits["train"]), home=home),
         "base_model": assembled.base.sha256,
     }
 
 
-def origin_of(spec: RunSpec, assembled: Assembled, plan: PrivatePlan | OrdinaryPlan, run_id: str) -> Origin:
+def origin_of(
+    spec: RunSpec, assembled: Assembled, plan: PrivatePlan | OrdinaryPlan, run_id: str, home: Path
+) -> Origin:
     """What the run is made of, so that another process can tell whether it has the same."""
     return Origin(
         run_id=run_id,
         steps_planned=plan.schedule.steps,
         event=Event(**plan.planned_event.to_dict()) if isinstance(plan, PrivatePlan) else None,
-        **materials(spec, assembled),
+        **materials(spec, assembled, home),
     )
 
 

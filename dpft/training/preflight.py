@@ -3,7 +3,8 @@
 A rule can be right for a layer and wrong for how a model uses it (a weight read past its module, a batch
 dimension that is not one), and a model can mix examples by itself (attention or convolution over padding,
 whose width a longer neighbour decides). So the engine that is about to train is compared with the slow truth
-on three synthetic examples of different lengths; it costs milliseconds and reads no data.
+on three synthetic examples of different lengths, and the model's answers in company with those alone
+(:mod:`dpft.training.company`); it costs milliseconds and reads no data.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from dpft.engines import oracle
 from dpft.engines.base import Engine, MicroBatch
 from dpft.errors import ModelError, PrivacyError
 from dpft.privacy.clipping import Clipper, FlatClipper
+from dpft.training.company import check_company
+from dpft.training.moved import moved
 
 __all__ = [
     "LENGTHS",
@@ -159,7 +162,9 @@ def compare_engine(
 ) -> Agreement:
     """Compare norms and clipped sum with the oracle; see that answers are each example's own.
 
-    The arguments are those of :func:`check_engine`.
+    Both with the trainable parameters moved a little from where they are (:func:`dpft.training.moved.moved`),
+    since an adapter's start hides what it does; afterwards they are as they were. The arguments are those of
+    :func:`check_engine`.
 
     Returns:
         The worse of two comparisons: with the padding as it is, and with more.
@@ -167,6 +172,18 @@ def compare_engine(
     Raises:
         PrivacyError: the model answers differently in company, or keeps something of each text.
     """
+    with moved(parameters):
+        return _compare(engine, model, parameters, batch, make_clipper)
+
+
+def _compare(
+    engine: Engine,
+    model: Any,
+    parameters: Mapping[str, nn.Parameter],
+    batch: MicroBatch,
+    make_clipper: Callable[[float], Clipper],
+) -> Agreement:
+    """The comparison at the weights as they are."""
     pieces = (batch, _wider(batch)) if "attention_mask" in batch.inputs else (batch,)
     before = _versions(model)
     truth = oracle.per_example_gradients(model, parameters, batch)
@@ -183,24 +200,9 @@ def compare_engine(
     worst = next((agreement for agreement in found if not agreement.holds), None)
     worst = worst or max(found, key=lambda agreement: agreement.sum_error)
     if worst.holds:
-        _check_company(model, batch, pieces)
         _check_memory(model, before)
+        check_company(model, batch, pieces)
     return replace(worst, notes=notes)
-
-
-def _check_company(model: Any, batch: MicroBatch, pieces: tuple[MicroBatch, ...]) -> None:
-    """Refuse a model whose answers depend on an example's neighbours: no engine makes that private."""
-    with torch.no_grad():
-        answers = [model(**oracle.alone(batch, row)).logits.float() for row in range(len(batch))]
-        own = torch.cat(answers)
-        for piece in pieces:
-            difference = float((model(**piece.inputs).logits.float() - own).abs().max())
-            if not difference <= _TOLERANCE * max(1.0, float(own.abs().max())):
-                raise PrivacyError(
-                    f"{type(model).__name__} answers an example differently in company: its logits differ by "
-                    f"{difference:.2g}",
-                    hint="this architecture mixes examples (through padding, say): choose another model",
-                )
 
 
 def _check_memory(model: Any, before: Mapping[str, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -75,9 +76,9 @@ def changed(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:
 
 
 def check_materials(
-    checkpoint: Checkpoint | None, record: RunRecord, spec: RunSpec, assembled: Assembled
+    checkpoint: Checkpoint | None, record: RunRecord, spec: RunSpec, assembled: Assembled, home: Path
 ) -> Continued | None:
-    """Is this what the checkpoint was made with?
+    """Is this what the checkpoint was made with? ``home`` is the store that has the key.
 
     Returns:
         What to continue the plan with; None without a checkpoint.
@@ -88,7 +89,7 @@ def check_materials(
     if checkpoint is None:
         return None
     origin = checkpoint.state.origin
-    found = materials(spec, assembled)
+    found = materials(spec, assembled, home)
     if origin.run_id != record.run_id:
         raise _refusal(f"the checkpoint is of run {origin.run_id}", "put each run's checkpoints back into it")
     if origin.spec != found["spec"]:

@@ -125,7 +125,7 @@ def resume(
         if found is None:
             observer.warned(f"run {taken.record.name} has no checkpoint: it begins again at its first step")
         assembled = assemble(spec, observer)
-        continued = check_materials(found, taken.record, spec, assembled)
+        continued = check_materials(found, taken.record, spec, assembled, store.home)
         plan = _plan(spec, assembled, observer, continued)
         for note in _preflight(spec, assembled):
             observer.warned(note)
@@ -171,7 +171,7 @@ class _Run:
         self.learner, self.initial = carried.learner, carried.initial
         self.keeper = Keeper(
             Checkpoints(active.checkpoints),
-            origin_of(spec, assembled, plan, active.record.run_id),
+            origin_of(spec, assembled, plan, active.record.run_id, spending.home),
             Cadence(plan.schedule.steps, spec.hardware.checkpoint_every),
             plan,
             self.learner,
@@ -329,6 +329,7 @@ class _Run:
             digest = adapter_sha256(staging)
         manifest = declare(
             run_id=self.active.record.run_id,
+            home=self.spending.home,
             spec=self.spec,
             assembled=self.assembled,
             parameters=self.assembled.parameters,

@@ -68,7 +68,7 @@ class Spending:
         resumed: str | None = None,
     ) -> None:
         self._spec, self._data, self._plan, self._observer = spec, data, plan, observer
-        self._home = store.home
+        self.home = store.home
         self._ledger = Ledger(store.home, warn=observer.warned)
         self._resumed = resumed
         self._charge: Charge | None = None
@@ -204,7 +204,7 @@ class Spending:
         return self._ledger.entries(self._fingerprint())
 
     def _fingerprint(self) -> str:
-        return keyed_fingerprint(self._data.content_digest, home=self._home)
+        return keyed_fingerprint(self._data.content_digest, home=self.home)
 
     def _planned(self) -> MechanismEvent | None:
         if not isinstance(self._plan, PrivatePlan) or doubt_of(self._plan, self._data) is not None:

@@ -73,7 +73,7 @@ def test_refuses_an_unseen_label_by_file_and_line(name: str, tmp_path: Path) -> 
     path = write_folder(task, tmp_path) / str(task.glue_folder) / task.train_file
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[1].rpartition("\t")[0] + "\tmaybe"]) + "\n")
-    with pytest.raises(DataError, match=rf"line {len(lines) + 1}: unknown label 'maybe'") as caught:
+    with pytest.raises(DataError, match=rf"line {len(lines) + 1}: unknown label of 5 characters") as caught:
         read_rows(task, tmp_path)
     assert str(path) in caught.value.message
 

@@ -110,7 +110,7 @@ BAD = [
     (
         "a.csv",
         "text,label\na,maybe\n",
-        "line 2: unknown label 'maybe' in column 'label'; declared: no, yes",
+        "line 2: unknown label of 5 characters in column 'label'; declared: no, yes",
         "--labels",
     ),
     (
@@ -121,6 +121,8 @@ BAD = [
     ),
     ("a.csv", f'text,label\n"{SECRET}"x,no\n', "line 2: text follows a closing quotation mark", ""),
     ("a.csv", f'text,label\n"{SECRET}{"a" * 140_000}",no\n', "more than 131,072 characters", ""),
+    ("a.csv", f"text,label\nno,{SECRET}\n", f"line 2: unknown label of {len(SECRET)} characters", "--labels"),
+    ("a.jsonl", f'{{"text": "no", "label": "{SECRET}"}}\n', "unknown label of", "--labels"),
     ("a.csv", b"text,label\ra,yes\r", "line 1: a carriage return stands inside a line", ""),
     ("a.csv", b"text,label\na,yes\ncaf\xe9,no\n", "line 3: byte 4 is not valid UTF-8", "UTF-8"),
     ("a.csv", "text,label\n".encode("utf-16"), "UTF-16", "convert"),

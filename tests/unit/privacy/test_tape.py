@@ -148,7 +148,7 @@ def test_batch_normalisation_is_refused() -> None:
 
 
 def test_planted_loss_coupling_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits centred over the batch: the preflight's one-by-one truth cannot agree."""
+    """Logits centred over the batch: exact one by one, and so another model than in company."""
 
     class Coupled(Reusing):
         def forward(self, input_ids: torch.Tensor) -> Output:
@@ -156,7 +156,7 @@ def test_planted_loss_coupling_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
             return Output(logits - 0.9 * logits.mean(0, keepdim=True))
 
     model = Coupled()
-    with pytest.raises(PrivacyError, match="not exact on Coupled"):
+    with pytest.raises(PrivacyError, match="Coupled answers an example differently in company"):
         check_engine(ENGINE, model, trainable(model), example_batch())
 
 

@@ -83,6 +83,7 @@ class Pair:
             plan.steps_taken = plan.schedule.steps
             manifest = declare(
                 run_id="0123456789abcdef",
+                home=None,
                 spec=spec,
                 assembled=assembled,
                 parameters=assembled.parameters,

@@ -175,7 +175,7 @@ def test_where_the_number_is_public_all_else_is_the_same(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One example is replaced, so that n, q, T and δ stay; the fingerprint is keyed, and set aside."""
-    monkeypatch.setattr("dpft.training.declare.keyed_fingerprint", lambda _: "ab" * 32)
+    monkeypatch.setattr("dpft.training.declare.keyed_fingerprint", lambda _, home: "ab" * 32)
     monkeypatch.setattr(stage, "_write_data", replacing(stage))
     more = ("--noise-multiplier", "2")
     one = stage.traces(with_outlier=True, more=more, after=False)
