@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from dpft.cli import options
 from dpft.cli.complete import run_references
-from dpft.errors import AmbiguousError, NotFoundError, PrivacyError
+from dpft.errors import AmbiguousError, NotFoundError, PrivacyError, UsageError
 
 if TYPE_CHECKING:
     from dpft.runs.record import RunRecord
@@ -29,11 +30,28 @@ Target = Annotated[
 ]
 
 
-def verify(target: Target, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
+ExpectSha256 = Annotated[
+    str | None,
+    typer.Option(
+        "--expect-sha256",
+        metavar="DIGEST",
+        help="SHA-256 of the manifest, as its publisher tells it elsewhere; any other fails.",
+        show_default=False,
+    ),
+]
+
+
+def verify(
+    target: Target,
+    expect_sha256: ExpectSha256 = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
     """Recompute ε from the recorded events, and check that manifest, weights and card belong together.
 
     A folder is verified offline, without the store. Exit code 4 says that something does not hold. It proves
-    arithmetic and integrity, not that training was honest.
+    arithmetic and integrity, not that training was honest, nor who wrote the manifest: for that, compare its
+    SHA-256 with one published elsewhere (--expect-sha256).
     """
     from dpft.cli import render
 
@@ -41,7 +59,7 @@ def verify(target: Target, as_json: options.Json = False, quiet: options.Quiet =
     from dpft.cli.views import verify as view
     from dpft.export.proof import verify as check
 
-    found = check(folder, record)
+    found = check(folder, record, expect_sha256=_digest(expect_sha256))
     if as_json:
         render.document(found.to_json())
     elif quiet:
@@ -50,6 +68,21 @@ def verify(target: Target, as_json: options.Json = False, quiet: options.Quiet =
         view.verification(found, record.name if record else "")
     if not found.ok:
         raise typer.Exit(PrivacyError.exit_code)
+
+
+def _digest(given: str | None) -> str | None:
+    """A digest, as hex.
+
+    Raises:
+        UsageError: it is none.
+    """
+    digest = None if given is None else given.strip().lower()
+    if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise UsageError(
+            f"--expect-sha256 {given!r} is no SHA-256",
+            hint="give the 64 hex characters that 'dpft verify' prints of the honest manifest",
+        )
+    return digest
 
 
 def _find(target: str) -> tuple[Path, RunRecord | None]:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from dpft.errors import DpftError, ModelError, UntrustedError, UsageError
 from dpft.runs.confine import list_folder, parse_json, read_json, shown
+from dpft.runs.layout import ADAPTER, is_run, stray_weights
 from dpft.runs.manifest import Manifest
 from dpft.runs.tensors import read_header
 from dpft.spec import ModelSpec, TuningSpec
@@ -91,13 +92,10 @@ def open_folder(path: Path) -> AdapterFolder:
 
     Raises:
         NotFoundError: there is no such folder.
-        UntrustedError: it holds something that no adapter has, or nothing that is one; a manifest that is
-            damaged, or speaks of other tensors.
+        UntrustedError: it holds something that no adapter has, or nothing that is one, or one in two places;
+            a manifest that is damaged, or speaks of other tensors.
     """
-    is_run = (path / "adapter").is_dir() and not (path / ADAPTER_CONFIG).is_file()
-    adapter = path / "adapter" if is_run else path
-    if is_run and adapter.is_symlink():
-        raise UntrustedError(f"{adapter} is a symbolic link", hint="give the folder it points to")
+    adapter = path / ADAPTER if _is_run(path) else path
     names = list_folder(adapter)
     manifest = _manifest(path / _MANIFEST)
     mode, configs = _recognise(adapter, names, manifest)
@@ -112,6 +110,24 @@ def open_folder(path: Path) -> AdapterFolder:
         run_id=manifest.identity.run_id if manifest is not None else _run_id(adapter, names),
         base=_base(manifest, configs),
     )
+
+
+def _is_run(path: Path) -> bool:
+    """Whether the adapter is in ``adapter/``; whatever else could be taken for it is refused.
+
+    Raises:
+        NotFoundError, UntrustedError: as :func:`open_folder`.
+    """
+    names = list_folder(path)
+    if not is_run(names):
+        return False
+    stray = stray_weights(names)
+    if stray:
+        raise UntrustedError(
+            f"{path} is a run's directory, and has {shown(stray[0])} where no run has it",
+            hint="take it out, or give the adapter's folder itself",
+        )
+    return True
 
 
 def restore_folder(

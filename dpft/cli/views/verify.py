@@ -8,7 +8,6 @@ from rich.text import Text
 
 from dpft.cli.render import stdout
 from dpft.cli.wording import one_line
-from dpft.export.proof.report import LIMITS
 
 if TYPE_CHECKING:
     from dpft.export.proof import Verification
@@ -23,6 +22,8 @@ def verification(found: Verification, name: str) -> None:
     console.print(title.append(f" · run {found.run_id}" if found.run_id else ""), soft_wrap=True)
     if found.statement:
         console.print(Text(one_line(found.statement)), soft_wrap=not console.is_terminal)
+    if found.manifest_sha256:
+        console.print(f"manifest SHA-256 {found.manifest_sha256}", soft_wrap=True, highlight=False)
     console.print()
     width = max(len(check.name) for check in found.checks)
     for check in found.checks:
@@ -36,4 +37,4 @@ def verification(found: Verification, name: str) -> None:
         if found.ok
         else Text.assemble((f"{len(found.failed)} of {number} checks do not hold", "bold red"))
     )
-    console.print(verdict.append(f": {LIMITS}", "default"), soft_wrap=True)
+    console.print(verdict.append(f": {found.limits}", "default"), soft_wrap=True)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from dpft.errors import NotFoundError
+from dpft.export.proof.bounds import bounds_in, without_the_manifests_own
 from dpft.export.proof.report import Check, outcome
 from dpft.export.proof.subject import Subject
 from dpft.runs.confine import read_bounded, read_json, shown
 from dpft.runs.manifest import Manifest
 from dpft.runs.record import RunRecord
 from dpft.runs.seal import MANIFEST
-from dpft.runs.statement import NOTHING_CLAIMED, round_up_delta, round_up_epsilon
+from dpft.runs.statement import round_up_delta, round_up_epsilon
 
 __all__ = ["beside_checks", "registry_check"]
 
@@ -31,10 +31,6 @@ _SIZES: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 """A field of the configuration, and tensors whose first dimension it must be."""
-
-_NUMBER = r"\s*(?:≤|<=|<|=|:|of|is)\s*([0-9][0-9.]*(?:[eE][-+]?[0-9]+)?)"
-_EPSILON = re.compile(rf"(?:ε|\bepsilon){_NUMBER}", re.IGNORECASE)
-_DELTA = re.compile(rf"(?:δ|\bdelta){_NUMBER}", re.IGNORECASE)
 
 
 def beside_checks(subject: Subject) -> Iterator[Check]:
@@ -106,14 +102,15 @@ def _card(subject: Subject, manifest: Manifest) -> Iterator[str]:
     claimed = manifest.guarantee
     if manifest.statement not in text:
         yield f"{_CARD} does not have the manifest's statement"
-    if manifest.statement == NOTHING_CLAIMED and "≤" in text:
+    rest = without_the_manifests_own(text, subject.document)
+    if claimed is None and "≤" in rest:
         yield f"{_CARD} has a bound, where nothing is claimed"
-    for what, pattern, right in (
-        ("ε", _EPSILON, round_up_epsilon(claimed.epsilon) if claimed else None),
-        ("δ", _DELTA, round_up_delta(claimed.delta) if claimed else None),
+    for what, right in (
+        ("ε", round_up_epsilon(claimed.epsilon) if claimed else None),
+        ("δ", round_up_delta(claimed.delta) if claimed else None),
     ):
-        for told in pattern.findall(text):
-            if right is None or float(told.rstrip(".")) != float(right):
+        for told, value in bounds_in(rest, what):
+            if right is None or value != float(right):
                 yield f"{_CARD} speaks of {what} {shown(told)}, the manifest of {right or 'none'}"
 
 

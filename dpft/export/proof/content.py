@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dpft.errors import DpftError
+from dpft.export.proof.known import VOCABULARIES
 from dpft.export.proof.report import Check, outcome
 from dpft.export.proof.subject import TEXT_BYTES, Subject
 from dpft.runs.active import is_public_metric
@@ -30,11 +31,6 @@ _LOCAL_PATH = re.compile(
 )
 _RAW_TEXT = 400  # characters: no field of a manifest but its statement has as many
 _TEXTS = (".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".toml", ".cfg")
-_VOCABULARIES = {
-    "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-}  # fmt: skip
-"""Their keys and lines are the base model's words, of which any may be "seed"."""
-
 _LOCAL_IN_RUN = {"run.json", "config.yaml", "audit.json"}
 
 
@@ -56,7 +52,7 @@ def _found(subject: Subject) -> Iterator[str]:
                 yield f"{shown(name)} is for the machine that trained only"
         elif name in _LOCAL_IN_RUN and subject.is_run:
             continue
-        elif name.endswith(_TEXTS) and name.rpartition("/")[2] not in _VOCABULARIES:
+        elif name.endswith(_TEXTS) and name.rpartition("/")[2] not in VOCABULARIES:
             yield from _in_file(subject, name)
     for name, metadata in subject.statements.items():
         for value in metadata.values():

@@ -9,9 +9,16 @@ from typing import Any
 
 from dpft.errors import DpftError
 
-__all__ = ["LIMITS", "Check", "Verification", "outcome"]
+__all__ = ["LIMITS", "OWN_HEADER_ONLY", "Check", "Verification", "outcome"]
 
 LIMITS = "this proves arithmetic and integrity, not that training was honest"
+OWN_HEADER_ONLY = (
+    "bound to their own header only: they cannot be held against the manifest without base model and adapter"
+)
+_LIMITS_OF_A_MODEL = (
+    "whoever rewrote a whole model's tensors and their header, which need no secret, is not found: "
+    "verify the run or its adapter, and merge it yourself"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,8 @@ class Verification:
         kind: ``run``, ``adapter`` or ``model``.
         run_id: as the manifest has it; None where it cannot be read.
         statement: likewise.
+        manifest_sha256: its digest (``runs.manifest.manifest_sha256``), to be compared with one that was
+            published elsewhere; likewise.
         checks: in the order in which they were made.
     """
 
@@ -50,6 +59,12 @@ class Verification:
     run_id: str | None
     statement: str | None
     checks: tuple[Check, ...]
+    manifest_sha256: str | None = None
+
+    @property
+    def limits(self) -> str:
+        """What all of it does not prove."""
+        return f"{LIMITS}; {_LIMITS_OF_A_MODEL}" if self.kind == "model" else LIMITS
 
     @property
     def ok(self) -> bool:
@@ -70,7 +85,8 @@ class Verification:
             "kind": self.kind,
             "run_id": self.run_id,
             "statement": self.statement,
-            "limits": LIMITS,
+            "manifest_sha256": self.manifest_sha256,
+            "limits": self.limits,
         }
 
 

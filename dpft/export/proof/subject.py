@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from dpft.errors import DpftError, NotFoundError
 from dpft.runs.confine import list_folder, read_bounded, read_json, shown
+from dpft.runs.layout import ADAPTER, is_run
 from dpft.runs.manifest import UNJUDGED, Manifest
 from dpft.runs.onnx_file import OnnxFile, read_onnx
 from dpft.runs.schema import MANIFEST_VERSION
@@ -23,8 +24,9 @@ __all__ = ["TEXT_BYTES", "Subject", "open_subject"]
 TEXT_BYTES = 64 << 20
 """The largest text file looked into: tokenizers have some megabytes."""
 
-_RECORD = "run.json"
-_ADAPTER = "adapter"
+_ADAPTER_FILES = frozenset(
+    {"adapter_config.json", "adapter_model.safetensors", "trained_parameters.safetensors"}
+)
 
 
 @dataclass(frozen=True)
@@ -48,26 +50,31 @@ class Subject:
     @property
     def is_run(self) -> bool:
         """Whether this is a run's whole folder, of which some files are not to be shared."""
-        return _RECORD in self.names
+        return is_run(self.names)
 
     @property
     def kind(self) -> str:
-        """``run``, ``adapter`` or ``model``."""
+        """``run``, ``adapter`` or ``model``: what libraries would take it for.
+
+        Any file of an adapter makes it one, whatever lies beside it.
+        """
         if self.is_run:
             return "run"
-        return "model" if any(name == "config.json" for name in self.names) else "adapter"
+        last = {name.rpartition("/")[2] for name in self.names}
+        whole = "config.json" in self.names or any(name.endswith(".onnx") for name in self.names)
+        return "model" if whole and not last & _ADAPTER_FILES else "adapter"
 
     @property
     def weights_folder(self) -> Path:
         """Where the weights are."""
-        return self.folder / _ADAPTER if self.is_run else self.folder
+        return self.folder / ADAPTER if self.is_run else self.folder
 
     @property
     def weights_names(self) -> tuple[str, ...]:
         """Files below the weights' folder, relative to it."""
         if not self.is_run:
             return self.names
-        prefix = f"{_ADAPTER}/"
+        prefix = f"{ADAPTER}/"
         return tuple(name.removeprefix(prefix) for name in self.names if name.startswith(prefix))
 
     @cached_property

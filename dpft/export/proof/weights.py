@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dpft.export.proof.report import Check, outcome
+from dpft.export.proof.report import OWN_HEADER_ONLY, Check, outcome
 from dpft.export.proof.subject import Subject
 from dpft.runs.confine import open_regular, parse_json, shown
 from dpft.runs.manifest import Manifest, safetensors_header
@@ -65,11 +65,38 @@ def weights_checks(subject: Subject) -> Iterator[Check]:
         yield Check("tensors", True, "none were released")
         return
     yield outcome("header", "the weights carry the manifest's own digest and numbers", _headers(subject))
-    yield outcome("tensors", "the tensors are those whose hash is recorded", _tensors(subject, manifest))
+    if _is_whole(subject):
+        good = OWN_HEADER_ONLY
+        if _trained_in(subject.headers, manifest):
+            good = f"the trained ones are those whose hash the manifest has; all others are {good}"
+        yield outcome("tensors", good, _whole_model(subject, manifest))
+        yield outcome(
+            "shapes", "no trained parameter has another shape than the manifest lists", _shapes(subject)
+        )
+        return
+    yield outcome("tensors", "the tensors are those whose hash the manifest has", _adapter(subject, manifest))
     yield outcome("shapes", "they are the trained parameters that the manifest lists", _shapes(subject))
 
 
-def _tensors(subject: Subject, manifest: Manifest) -> Iterator[str]:
+def _is_whole(subject: Subject) -> bool:
+    return subject.kind == "model"
+
+
+def _adapter(subject: Subject, manifest: Manifest) -> Iterator[str]:
+    headers, stated = subject.headers, manifest.evidence.tensors_sha256
+    if subject.graphs:
+        yield f"an adapter has no {shown(sorted(subject.graphs))}"
+    if not headers:
+        yield "there is no safetensors file"
+    elif stated is None:
+        yield "the manifest has no hash of the tensors that are here"
+    else:
+        found = tensors_sha256_of_files(subject.weights_folder, headers)
+        if found != stated:
+            yield f"the tensors hash to {found[:12]}…, the manifest has {stated[:12]}…"
+
+
+def _whole_model(subject: Subject, manifest: Manifest) -> Iterator[str]:
     headers, folder = subject.headers, subject.weights_folder
     stated = manifest.evidence.tensors_sha256
     if subject.graphs:
@@ -78,15 +105,12 @@ def _tensors(subject: Subject, manifest: Manifest) -> Iterator[str]:
     if not headers:
         yield "there is no safetensors file"
     elif stated is None:
-        yield "the manifest has no hash of the tensors that are here"
-    elif (export := _export_of(subject)) is None:
-        found = tensors_sha256_of_files(folder, headers)
-        if found != stated:
-            yield f"the tensors hash to {found[:12]}…, the manifest has {stated[:12]}…"
+        yield "the manifest has no hash of the tensors that this was made from"
     else:
+        told = (_export_of(subject) or {}).get("tensors_sha256")
         found = tensors_sha256_of_files(folder, headers)
-        if found != export.get("tensors_sha256"):
-            yield f"the tensors hash to {found[:12]}…, their header has {shown(export.get('tensors_sha256'))}"
+        if found != told:
+            yield f"the tensors hash to {found[:12]}…, their header has {shown(told)}"
         trained = _trained_in(headers, manifest)
         if trained and tensors_sha256_of_files(folder, headers, trained) != stated:
             yield "the trained tensors in this model are not those whose hash the manifest has"
@@ -136,7 +160,9 @@ def _headers(subject: Subject) -> Iterator[str]:
             continue
         found = dict(_parsed(metadata))
         export = found.pop("export", None)
-        if (export is not None or graph) and not _is_export(export, graph=graph):
+        if export is not None and not _is_whole(subject):
+            yield f"the header of {name} is of a whole model, which this is not: {shown(export)}"
+        elif _is_whole(subject) and not _is_export(export, graph=graph):
             yield f"the header of {name} says of its export: {shown(export)}"
         for key in sorted(expected.keys() | found.keys()):
             if key not in found or key not in expected or not _same(found[key], expected[key]):
@@ -178,7 +204,7 @@ def _shapes(subject: Subject) -> Iterator[str]:
     manifest = subject.manifest
     assert manifest is not None
     parameters = manifest.mechanism.trainable_parameters
-    if _export_of(subject) is None:
+    if not _is_whole(subject):
         wanted = Counter((_saved_as(parameter.name), parameter.shape) for parameter in parameters)
         found = Counter(
             (_saved_as(name), entry.shape)

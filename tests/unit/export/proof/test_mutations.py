@@ -225,6 +225,40 @@ def test_a_forged_epsilon_is_found_however_consistent(adapter: Path) -> None:
         assert verified(adapter), lie
 
 
+def test_known_to_pass_whoever_recomputes_all_of_it(adapter: Path) -> None:
+    """Nothing is signed: other events, with everything made to follow from them, are another honest manifest.
+
+    README says so, and that a digest published elsewhere tells them apart. Should one of these fail one day,
+    README may promise more.
+    """
+    from dpft.accounting.calibrate import guarantee
+    from dpft.accounting.event import MechanismEvent
+
+    genuine = manifest_in(adapter)
+    published = verify(adapter).manifest_sha256
+    for factor in ("noise", "examples"):
+        document = copy.deepcopy(genuine)
+        event, claim = document["events"][0], document["guarantee"]
+        if factor == "noise":
+            event["noise_multiplier"] *= 4
+            document["mechanism"]["noise_multiplier"] *= 4
+            document["mechanism"]["noise_standard_deviation"] *= 4
+        else:
+            document["data"]["rows"] *= 100
+            event["sample_rate"] = document["mechanism"]["expected_batch_size"] / document["data"]["rows"]
+            claim["delta"] = 1 / (2 * document["data"]["rows"])
+        lower = guarantee([MechanismEvent(**event)], claim["delta"])
+        claim |= {
+            "epsilon": lower.epsilon,
+            "replace_one_epsilon": lower.epsilon_replace_one,
+            "second_epsilon": lower.epsilon_rdp,
+        }
+        forge(adapter, document)
+        assert lower.epsilon < genuine["guarantee"]["epsilon"] / 2
+        assert verified(adapter) == [], "known to pass"
+        assert failures(verify(adapter, expect_sha256=published)) == ["published digest"]
+
+
 def test_two_hundred_tensor_bytes_and_the_header(adapter: Path) -> None:
     """Listed anew or not: the tensors' hash finds each changed byte, the header's own checks the rest."""
     path = adapter / "adapter_model.safetensors"
