@@ -29,6 +29,7 @@ from dpft.runs.files import (
 from dpft.runs.record import RunRecord, save_record, utc_now
 from dpft.runs.registry import Registry
 from dpft.runs.schema import SCHEMA_VERSION
+from dpft.runs.standing import standing_fields
 
 __all__ = ["ActiveRun", "FinalStatus", "hold_if_free", "is_public_metric", "run_lock"]
 
@@ -125,6 +126,11 @@ class ActiveRun:
         """Where checkpoints go; not made here."""
         return self.directory / CHECKPOINTS
 
+    @property
+    def stands(self) -> bool:
+        """Whether an earlier process of this run left an adapter whose statement is in place."""
+        return standing_fields(self.directory) is not None
+
     def append_metrics(self, values: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``, which may be shared.
 
@@ -192,6 +198,18 @@ class ActiveRun:
         for name in ("privacy.json", "files.json"):
             remove(self.directory / name)
 
+    def list_files(self, *, but: str = "") -> None:
+        """Write ``files.json``: digests of all files that are final and may be shared (see :meth:`finish`).
+
+        Args:
+            but: a file that is not final yet.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        table = [entry.to_json() for entry in file_table(self.directory, exclude=_UNLISTED | {but})]
+        write_json_atomic(self.directory / "files.json", {"schema_version": SCHEMA_VERSION, "files": table})
+
     def finish(self, status: FinalStatus, *, manifest: Mapping[str, Any] | None, **fields: Any) -> RunRecord:
         """End the run and release its lock.
 
@@ -209,7 +227,8 @@ class ActiveRun:
             manifest: ``Manifest.to_dict()``; None where there is nothing to state (never for a completed
                 run).
             fields: of :class:`RunRecord`, as for :meth:`update`. Privacy numbers and steps are taken from the
-                manifest, so that they cannot disagree; without a manifest no ε is recorded.
+                manifest, so that they cannot disagree; without one, from that of an earlier process, where
+                its adapter stands; else no ε is recorded.
 
         Returns:
             The final record.
@@ -226,7 +245,10 @@ class ActiveRun:
                 f"run {self._record.run_id[:8]} cannot be completed without a manifest",
                 hint="build a Manifest, which a non-private run has too",
             )
-        stated = {"epsilon": None, "delta": None} if manifest is None else self._stated(manifest, fields)
+        if manifest is None:
+            stated = standing_fields(self.directory) or {"epsilon": None, "delta": None}
+        else:
+            stated = self._stated(manifest, fields)
         fixed = sorted(_FIXED & fields.keys())
         if fixed:
             raise TypeError(f"a run's {', '.join(fixed)} cannot be set at its end")
@@ -234,8 +256,7 @@ class ActiveRun:
         record = self._record.revise(
             **{**elapsed, **fields, **stated, "status": status, "finished": utc_now()}
         )
-        table = [entry.to_json() for entry in file_table(self.directory, exclude=_UNLISTED)]
-        write_json_atomic(self.directory / "files.json", {"schema_version": SCHEMA_VERSION, "files": table})
+        self.list_files()
         if manifest is not None:
             write_json_atomic(self.directory / "privacy.json", manifest)
         self._save(record)
@@ -308,7 +329,8 @@ class ActiveRun:
                     f"the manifest says {name} is {value}, the run says {given[name]}",
                     hint="nothing was written; take these values from the manifest alone",
                 )
-        return {name: value for name, value in stated.items() if name not in _FIXED}
+        kept = {name: value for name, value in stated.items() if name not in _FIXED}
+        return kept | ({"published_steps": parsed.steps} if parsed.evidence.tensors_sha256 else {})
 
 
 def _json_line(values: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from dpft.runs.active import ActiveRun, run_lock
 from dpft.runs.files import CHECKPOINTS, append_line, write_atomic
 from dpft.runs.record import RunRecord, save_record
 from dpft.runs.registry import Registry
+from dpft.runs.standing import published_steps, standing_fields
 
 __all__ = ["TakenRun", "hold_or_refuse"]
 
@@ -70,13 +71,24 @@ class TakenRun:
         history any more, and to no ε of its manifest. It is kept in ``local-only/`` for whoever is curious.
         Scores after ``step`` itself go too: they are made again.
 
+        An adapter that an earlier process left stands, with its manifest, its numbers in the record and the
+        digests of its files, until the next is published: whatever becomes of this process, they are true.
+
         Raises:
             StoreError: the store cannot be written.
         """
+        stands = standing_fields(self.record.run_dir)
+        as_it_stands = (
+            {"epsilon": None, "metrics": {}, "baselines": {}, "steps": step} if stands is None else stands
+        )
         record = self.record.revise(
-            status="running", epsilon=None, metrics={}, baselines={}, finished=None, error=None, steps=step
+            status="running", finished=None, error=None, **as_it_stands, **self._published(step)
         )
         active = ActiveRun(record, self._registry, self._lock)
+        if stands is None:
+            active.retire_statement()
+        else:
+            active.list_files(but="metrics.jsonl")
         aside = active.local_only / _ABANDONED
         _cut_back(active.directory / "metrics.jsonl", step - 1, aside)
         _cut_back(active.local_only / "training.jsonl", step, aside)
@@ -84,6 +96,16 @@ class TakenRun:
         with self._registry.transaction() as index:
             index.put(record)
         return active
+
+    def _published(self, step: int) -> dict[str, int]:
+        """Which adapters of this run others may have, and whether this goes on with the last of them."""
+        record = self.record
+        last = max(record.published_steps, published_steps(record.run_dir))
+        superseded = last if last > step else 0
+        return {
+            "published_steps": min(last, step),
+            "superseded_steps": max(record.superseded_steps, superseded),
+        }
 
 
 def _cut_back(path: Path, step: int, aside: Path) -> None:

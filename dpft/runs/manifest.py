@@ -128,6 +128,7 @@ class Manifest(Frozen):
             steps=self.steps,
             steps_planned=self.mechanism.steps_planned or 0,
             not_covered=self.not_covered,
+            superseding_epsilon=self.tuning.epsilon_with_lost_steps if self.tuning.supersedes_steps else None,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -164,6 +164,40 @@ def _tuning(manifest: Manifest) -> Iterator[str]:
         yield "more runs are unprotected than there are"
 
 
+def _stopped(manifest: Manifest) -> Iterator[str]:
+    """Where fewer steps were taken than planned, ε of all of them is stated, and is not less."""
+    guarantee, planned = manifest.guarantee, manifest.mechanism.steps_planned
+    if guarantee is None or planned is None:
+        return
+    bound = guarantee.planned_epsilon
+    if bound is None:
+        if manifest.steps < planned and not _older(manifest, 3):
+            yield f"ε of all {planned} planned steps is missing"
+    elif not manifest.steps < planned:
+        yield "ε of all planned steps is stated twice: none is missing"
+    elif not guarantee.epsilon <= bound:
+        yield "ε of all planned steps is below that of those taken"
+
+
+def _resumed(manifest: Manifest) -> Iterator[str]:
+    """What earlier processes of the run released beyond this result is counted, and costs."""
+    tuning, guarantee = manifest.tuning, manifest.guarantee
+    lost, bound = tuning.lost_steps or 0, tuning.epsilon_with_lost_steps
+    if lost and not tuning.resumptions:
+        yield f"{lost} steps were lost, and the run was never resumed"
+    if tuning.supersedes_steps and not lost:
+        yield "an earlier adapter is superseded, and no step was lost"
+    if (bound is not None) != (guarantee is not None and lost > 0):
+        yield "ε of this run's steps with the lost ones goes with lost steps and a guarantee"
+    elif bound is not None and guarantee is not None and not guarantee.epsilon <= bound:
+        yield "ε of this run's steps with the lost ones is below that of its own"
+
+
+def _older(manifest: Manifest, minor: int) -> bool:
+    """Whether it was written by a version that had fewer fields."""
+    return int(manifest.identity.schema_version.partition(".")[2]) < minor
+
+
 def _examples(manifest: Manifest) -> int | None:
     """What q and δ follow from."""
     return manifest.data.rows_declared or manifest.data.rows
@@ -179,6 +213,8 @@ RULES: Mapping[str, Callable[[Manifest], Iterator[str]]] = MappingProxyType(
         "noise": _noise,
         "sample rate and steps": _sample_rate,
         "delta": _delta,
+        "planned steps": _stopped,
+        "earlier processes": _resumed,
     }
 )
 """The rules by name."""

@@ -85,7 +85,12 @@ def validation_access(classification: Classification, *, carved: bool = False) -
 
 
 def standard_accesses(
-    *, private: bool, max_length: int, labels_declared: bool = False, carved: bool = False
+    *,
+    private: bool,
+    max_length: int,
+    labels_declared: bool = False,
+    carved: bool = False,
+    stopped: tuple[int, int] | None = None,
 ) -> tuple[DataAccess, ...]:
     """What every run does with data besides training steps.
 
@@ -94,6 +99,7 @@ def standard_accesses(
         max_length: tokens per example, chosen without looking at any.
         labels_declared: the user named the labels, not a task of the tool's own.
         carved: the validation rows were set aside from the training file.
+        stopped: steps taken, and planned, where the user stopped the run; None where it came to its end.
     """
     by_row: Classification = "dp" if private else "unaccounted"
     split = DataAccess(
@@ -130,12 +136,19 @@ def standard_accesses(
         ),
         *([split] if carved else []),
         validation_access("unaccounted", carved=carved),
-        DataAccess(
-            access="selection",
-            classification="unaccounted",
-            detail="none within the run: it stops nowhere early and keeps its last weights. How its settings "
-            "were chosen, and whether it was chosen among others, is not known here",
-        ),
+        DataAccess(access="selection", classification="unaccounted", detail=_selection(private, stopped)),
+    )
+
+
+def _selection(private: bool, stopped: tuple[int, int] | None) -> str:
+    unknown = "How its settings were chosen, and whether it was chosen among others, is not known here"
+    if stopped is None:
+        return f"none within the run: it stops nowhere early and keeps its last weights. {unknown}"
+    taken, planned = stopped
+    holds = ". The stated ε of all planned steps holds whatever scores decided it" if private else ""
+    return (
+        f"it was stopped by the user after {taken} of {planned} planned steps, and keeps its last weights: "
+        f"if its scores decided that, it is selection, and is not accounted for{holds}. {unknown}"
     )
 
 

@@ -19,9 +19,9 @@ from dpft.runs.manifest_disclosure import (
     standard_releases,
     validation_access,
 )
+from dpft.runs.manifest_tuning import Tuning
 from dpft.runs.quantities import Delta, Epsilon, NoiseMultiplier, SampleRate
 from dpft.runs.schema import MANIFEST_VERSION
-from dpft.runs.statement import SEVERAL_RUNS
 from dpft.spec import Frozen
 from dpft.tables import ACCOUNTANTS
 
@@ -132,6 +132,8 @@ class Guarantee(Frozen):
         target_epsilon: what the noise was calibrated for; ε is not above it.
         replace_one_epsilon: ε at the same δ if neighbours differ in one example's content.
         accountant: name in ``tables.ACCOUNTANTS`` that ε came from.
+        planned_epsilon: ε of all planned steps, where fewer were taken: whatever scores the moment of
+            stopping was chosen by, no more than this was released of the training examples.
         second_accountant: name of the second opinion.
         second_epsilon: its ε, at the same δ.
     """
@@ -141,6 +143,7 @@ class Guarantee(Frozen):
     delta_rule: Text
     target_epsilon: Epsilon | None = None
     replace_one_epsilon: Epsilon | None = None
+    planned_epsilon: Epsilon | None = None
     accountant: str
     second_accountant: str | None = None
     second_epsilon: Epsilon | None = None
@@ -259,28 +262,6 @@ class Event(Frozen):
     noise_multiplier: NoiseMultiplier
     steps: PositiveCount
     adjacency: Adjacency = "add-or-remove-one"
-
-
-class Tuning(Frozen):
-    """Other runs on the same data.
-
-    Attributes:
-        ledger: whether spending is counted over runs, and how.
-        runs_on_this_data: counted, this one included.
-        unprotected_runs: those of them that no ε covers.
-        composed_epsilon: ε of the runs that an ε covers, all together, at this run's δ.
-        selection_metric: by what this run was chosen, if it was.
-        selection_split: on which split.
-        warning: what composition means.
-    """
-
-    ledger: Text = "not consulted"
-    runs_on_this_data: PositiveCount | None = None
-    unprotected_runs: Count | None = None
-    composed_epsilon: Epsilon | None = None
-    selection_metric: Text | None = None
-    selection_split: Text | None = None
-    warning: Text = SEVERAL_RUNS
 
 
 class Data(Frozen):

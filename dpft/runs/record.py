@@ -62,6 +62,9 @@ class RunRecord(BaseModel):
         target_epsilon: ε the noise was calibrated for.
         steps: taken.
         steps_planned: of the schedule.
+        published_steps: of a private run: steps in the last adapter that it left.
+        superseded_steps: steps in an earlier adapter of which some are no part of the run any more, since
+            it was resumed from a checkpoint before them; 0 where there is none.
         trainable_parameters: how many numbers train.
         metrics: scores by name; None for one that is not finite.
         baselines: what a constant answer scores, by name.
@@ -91,6 +94,8 @@ class RunRecord(BaseModel):
     target_epsilon: Epsilon | None = None
     steps: Annotated[int, Field(ge=0)] = 0
     steps_planned: Annotated[int, Field(ge=0)] | None = None
+    published_steps: Annotated[int, Field(ge=0)] = 0
+    superseded_steps: Annotated[int, Field(ge=0)] = 0
     trainable_parameters: Annotated[int, Field(ge=0)] | None = None
     metrics: dict[str, Score] = Field(default_factory=dict)
     baselines: dict[str, Score] = Field(default_factory=dict)

@@ -25,7 +25,7 @@ __all__ = [
 SCHEMA_VERSION = "1.0"
 """Of ``run.json``, ``files.json`` and ``registry.json`` as this version writes them."""
 
-MANIFEST_VERSION = "1.2"
+MANIFEST_VERSION = "1.3"
 """Of ``privacy.json`` as this version writes it; whatever changes its JSON Schema raises it."""
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]

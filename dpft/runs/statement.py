@@ -73,6 +73,7 @@ def statement_for(
     steps: int = 0,
     steps_planned: int = 0,
     not_covered: Sequence[str] = (),
+    superseding_epsilon: float | None = None,
 ) -> str:
     """Say what is protected, from whom, and how well.
 
@@ -87,6 +88,8 @@ def statement_for(
         steps: really taken.
         steps_planned: of the schedule; told where fewer were taken.
         not_covered: uses and releases of data that the guarantee leaves out.
+        superseding_epsilon: ε against whoever also has an earlier adapter of the run, made of other steps;
+            None where there was none.
 
     Returns:
         One sentence. Where nothing valid can be claimed it is exactly ``NOTHING_CLAIMED``; so also where ε or
@@ -107,6 +110,11 @@ def statement_for(
     )
     if steps < steps_planned:
         sentence += f", for the {steps} of {steps_planned} planned steps that were taken"
+    if superseding_epsilon is not None:
+        sentence += (
+            "; an earlier adapter of this run was made of other steps in part: against anyone who sees both "
+            f"it is ε ≤ {round_up_epsilon(superseding_epsilon)}"
+        )
     if not_covered:
         sentence += f"; this does not cover: {', '.join(not_covered)}"
     return sentence + "."

@@ -22,6 +22,7 @@ from dpft.runs.record import RunRecord, load_record, new_run_id, save_record, ut
 from dpft.runs.references import find
 from dpft.runs.registry import Index, Registry
 from dpft.runs.schema import MIGRATIONS, Migration, migrate, read_document
+from dpft.runs.standing import standing_fields
 from dpft.runs.trash import Trash
 from dpft.spec import RunSpec
 
@@ -108,7 +109,8 @@ class Store:
         """All runs, newest first.
 
         A run marked as running whose lock is free has crashed; that is written down here, without an ε, for
-        what it released is not known. Only the locks of runs marked as running are looked at.
+        what it released is not known; or with that of an earlier process, whose adapter stands. Only the
+        locks of runs marked as running are looked at.
 
         Raises:
             StoreError: the store was written by a newer dpft, or cannot be read.
@@ -244,7 +246,8 @@ class Store:
             except StoreError:
                 truth = record  # its run.json is lost; the index is all there is
             if truth.status == "running":
-                truth = truth.revise(status="crashed", epsilon=None, delta=None, error=_CRASHED)
+                stands = standing_fields(truth.run_dir) or {"epsilon": None, "delta": None}
+                truth = truth.revise(status="crashed", error=_CRASHED, **stands)
                 save_record(truth)
             index.put(truth)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from dpft import __version__
 from dpft.accounting.calibrate import guarantee
+from dpft.accounting.pld import PLD
 from dpft.data.prepare import PreparedData
 from dpft.privacy.plan import OrdinaryPlan, PrivatePlan
 from dpft.runs.manifest import Manifest
@@ -111,6 +112,9 @@ def declare(
             max_length=data.max_length,
             labels_declared=data.task.own_files is not None,
             carved=data.carved,
+            stopped=(plan.steps_taken, plan.schedule.steps)
+            if plan.steps_taken < plan.schedule.steps
+            else None,
         ),
         tuning=tuning or Tuning(),
         releases=standard_releases(
@@ -166,12 +170,15 @@ def doubt_of(plan: PrivatePlan | OrdinaryPlan, data: PreparedData) -> str | None
 def _guarantee(plan: PrivatePlan | OrdinaryPlan, spec: RunSpec) -> Guarantee:
     assert isinstance(plan, PrivatePlan)
     found = guarantee([plan.event], plan.schedule.delta)
+    stopped = plan.event.steps < plan.planned_event.steps
+    planned = PLD.epsilon([plan.planned_event], plan.schedule.delta) if stopped else None
     return Guarantee(
         epsilon=found.epsilon,
         delta=found.delta,
         delta_rule=plan.schedule.delta_rule,
         target_epsilon=None if spec.privacy.noise_multiplier is not None else spec.privacy.target_epsilon,
         replace_one_epsilon=found.epsilon_replace_one,
+        planned_epsilon=None if planned is None else max(planned, found.epsilon),
         accountant="pld",
         second_accountant="rdp",
         second_epsilon=found.epsilon_rdp,

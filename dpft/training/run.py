@@ -321,8 +321,9 @@ class _Run:
         for parameter in self.assembled.parameters.values():
             parameter.requires_grad_(True)  # an interruption may have left some as the engine had them
         self.spending.settle()
-        trained = self.plan.steps_taken > 0
-        digest = None
+        trained, digest = self.plan.steps_taken > 0, None
+        if not trained and self.active.stands:  # begun again, and stopped before its first step
+            return self.active.finish(status, manifest=None)
         if trained:
             staging.mkdir(mode=0o700)
             self.assembled.mode.save(self.assembled.model, staging)
@@ -335,7 +336,7 @@ class _Run:
             parameters=self.assembled.parameters,
             plan=self.plan,
             validation_split=self.validation,
-            tuning=self.spending.tuning(),
+            tuning=self.spending.tuning(self.active.record.superseded_steps),
             tensors_sha256=digest,
         )
         if trained:

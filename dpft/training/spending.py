@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from dpft.accounting.calibrate import round_up
 from dpft.accounting.event import MechanismEvent
@@ -159,25 +160,61 @@ class Spending:
                 f"the ledger could not be settled, and all planned steps stay charged: {error.message}"
             )
 
-    def tuning(self) -> Tuning:
+    def tuning(self, superseded: int = 0) -> Tuning:
         """What the manifest says of other runs on the same data: after :meth:`settle`, from the ledger.
 
         With a declared number of examples it says nothing of them: counts would tell which runs had the very
-        same rows, as a published fingerprint would.
+        same rows, as a published fingerprint would. Of this run's own processes it always tells.
+
+        Args:
+            superseded: steps in an earlier adapter of this run of which some are no part of this one.
         """
-        if self._plan.schedule.declared:
-            return Tuning(ledger=_LEDGER_HIDDEN)
         try:
-            entries = self._ledger.entries(self._fingerprint())
+            before = self._processes_before()
+            entries = () if self._plan.schedule.declared else self._ledger.entries(self._fingerprint())
         except DpftError as error:
             self._observer.warned(f"the manifest cannot tell of other runs on this data: {error.message}")
-            return Tuning(ledger=_LEDGER_UNREAD)
+            own = self._own(None, superseded)
+            return Tuning(ledger=_LEDGER_HIDDEN if self._plan.schedule.declared else _LEDGER_UNREAD, **own)
+        own = self._own(before, superseded)
+        if self._plan.schedule.declared:
+            return Tuning(ledger=_LEDGER_HIDDEN, **own)
         return Tuning(
             ledger=_LEDGER_KEPT,
             runs_on_this_data=len(runs_of(entries)) or None,
             unprotected_runs=len(unprotected_runs(entries)),
             composed_epsilon=self._composed(entries),
+            **own,
         )
+
+    def _processes_before(self) -> list[Entry]:
+        """Charges of this run's earlier processes."""
+        mine = None if self._charge is None else self._charge.charge_id
+        run_id = self._resumed
+        return [] if run_id is None else [e for e in self._ledger.of_run(run_id) if e.charge_id != mine]
+
+    def _own(self, before: Sequence[Entry] | None, superseded: int) -> dict[str, Any]:
+        """What is told of this run's own processes; of a ledger that cannot be read, as much as is known."""
+        plan = self._plan
+        resumptions = None if before is None else len(before)
+        if self._resumed is not None:
+            resumptions = max(1, resumptions or 0)
+        if not isinstance(plan, PrivatePlan):
+            return {"resumptions": resumptions}
+        lost = None if before is None else max(0, sum(e.steps or 0 for e in before) - self._start_step)
+        if superseded:
+            lost = lost or superseded  # at most as many, where nobody wrote it down
+        bound = None
+        if lost and plan.steps_taken and doubt_of(plan, self._data) is None:
+            together = plan.event.with_steps(plan.steps_taken + lost)
+            own, delta = PLD.epsilon([plan.event], plan.schedule.delta), plan.schedule.delta
+            bound = max(own, PLD.epsilon([together], delta))
+        return {
+            "resumptions": resumptions,
+            "lost_steps": lost,
+            "supersedes_steps": superseded or None,
+            "epsilon_with_lost_steps": bound,
+        }
 
     def _take_over(self) -> None:
         """Settle what a process that died left open; a run of before there was a ledger is charged whole."""

@@ -102,7 +102,7 @@ def _card(subject: Subject, manifest: Manifest) -> Iterator[str]:
     claimed = manifest.guarantee
     if manifest.statement not in text:
         yield f"{_CARD} does not have the manifest's statement"
-    rest = without_the_manifests_own(text, subject.document)
+    rest = without_the_manifests_own(text, {**(subject.document or {}), "statement": manifest.sentence()})
     if claimed is None and "≤" in rest:
         yield f"{_CARD} has a bound, where nothing is claimed"
     for what, right in (

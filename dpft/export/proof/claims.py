@@ -60,6 +60,7 @@ def _guarantee(manifest: Manifest) -> Iterator[Check]:
     if claimed.accountant != PLD.name:
         yield _compare("epsilon by PLD", PLD, events, claimed.delta, claimed.epsilon)
     yield from _others(claimed, events)
+    yield from _more_steps(manifest, claimed, events)
 
 
 def _others(claimed: Guarantee, events: list[MechanismEvent]) -> Iterator[Check]:
@@ -73,6 +74,23 @@ def _others(claimed: Guarantee, events: list[MechanismEvent]) -> Iterator[Check]
         else:
             swapped = [event.with_adjacency("replace-one") for event in events]
             yield _compare(name, PLD, swapped, claimed.delta, told, at_least=claimed.epsilon)
+
+
+def _more_steps(manifest: Manifest, claimed: Guarantee, events: list[MechanismEvent]) -> Iterator[Check]:
+    """ε of all planned steps, and of those that earlier processes took for nothing."""
+    tuning = manifest.tuning
+    bounds = (
+        (
+            "planned epsilon",
+            claimed.planned_epsilon,
+            (manifest.mechanism.steps_planned or 0) - manifest.steps,
+        ),
+        ("epsilon with lost steps", tuning.epsilon_with_lost_steps, tuning.lost_steps or 0),
+    )
+    for name, told, more in bounds:
+        if told is not None and events and more > 0:
+            longer = [*events[:-1], events[-1].with_steps(events[-1].steps + more)]
+            yield _compare(name, PLD, longer, claimed.delta, told, at_least=claimed.epsilon)
 
 
 def _nothing_claimed(manifest: Manifest) -> Check:

@@ -79,7 +79,9 @@ def test_golden_sentence_of_an_interrupted_run_with_leaks_and_checkpoints() -> N
             Event(sample_rate=0.1, noise_multiplier=3.0, steps=60, adjacency="replace-one"),
             Event(sample_rate=0.1, noise_multiplier=3.0, steps=40, adjacency="replace-one"),
         ),
-        "guarantee": Guarantee(epsilon=1.00001, delta=7.4240e-6, delta_rule=DELTA_CHOSEN, accountant="pld"),
+        "guarantee": Guarantee(
+            epsilon=1.00001, delta=7.4240e-6, delta_rule=DELTA_CHOSEN, planned_epsilon=2.0, accountant="pld"
+        ),
         "data_accesses": accesses("unaccounted"),
         "releases": standard_releases(claimed=True, rows_public=False, checkpoints=True),
         "data": parts["data"].model_copy(update={"rows_public": False}),

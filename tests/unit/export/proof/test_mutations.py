@@ -38,7 +38,7 @@ NOTHING_OFFLINE_CONTRADICTS = {
     "what ran, in words; only whoever trained knows": (
         "setting.trusted", "definition.example", "mechanism.kind", "mechanism.engine",
         "mechanism.micro_batching", "mechanism.clipping", "mechanism.clipping_groups",
-        "mechanism.denominator", "mechanism.empty_batch_rule", "mechanism.steps_planned", "sampling.assumed",
+        "mechanism.denominator", "mechanism.empty_batch_rule", "sampling.assumed",
         "sampling.actual", "randomness.noise_generator", "randomness.sampling_generator",
         "randomness.float_path", "software.dtype", "software.device", "software.versions.*",
     ),
@@ -53,6 +53,7 @@ NOTHING_OFFLINE_CONTRADICTS = {
     ),
     "counted in the ledger, which stays with whoever trained": (
         "tuning.runs_on_this_data", "tuning.unprotected_runs", "tuning.composed_epsilon",
+        "tuning.resumptions",
     ),
     "what was aimed at, which no event shows": ("guarantee.target_epsilon",),
 }  # fmt: skip
