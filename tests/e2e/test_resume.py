@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from dpft.cli.app import main
+from dpft.export.proof import verify
 from dpft.runs.ledger import Ledger
 from dpft.runs.record import RunRecord
 from dpft.runs.store import Store
@@ -96,8 +97,11 @@ class Victim:
         found = []
         if record.status not in ("crashed", "interrupted", "completed"):
             found.append(f"it is {record.status}")
-        if record.status == "crashed" and record.epsilon is not None:
-            found.append("an ε is claimed for a crashed run")
+        if record.status == "crashed" and record.epsilon is not None:  # that of an adapter left before
+            if not (record.run_dir / "privacy.json").is_file():
+                found.append("an ε is claimed for a crashed run without a statement")
+            else:
+                found += [f"{check.name}: {check.detail}" for check in verify(record.run_dir, record).failed]
         Checkpoints(record.run_dir / "checkpoints").newest()  # raises if it is not whole
         return found
 
