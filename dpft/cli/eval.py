@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from dpft.data.prepare import PreparedSplit
     from dpft.data.task import Task
+    from dpft.spec import DataSpec
 
 __all__ = ["EXAMPLE", "evaluate"]
 
@@ -79,7 +80,7 @@ def evaluate(
     if result.collapsed:
         render.warning(f"every answer is the same label: {subject.name} has learnt nothing")
     if not as_json:
-        render.evaluation(subject.name, f"{wanted.dataset}/{name}", result)
+        render.evaluation(subject.name, _place(wanted, name, subject.trained_rows), result)
         return
     document = {
         "run_id": subject.run_id,
@@ -90,8 +91,16 @@ def evaluate(
         "baselines": {"majority": result.majority},
         "confidence_interval": list(result.confidence_interval),
         "single_class_collapse": result.collapsed,
+        "includes_training_rows": name == _TRAIN or subject.trained_rows,
     }
     render.document(document if subject.path is None else {**document, "path": str(subject.path)})
+
+
+def _place(wanted: DataSpec, split: str, trained_rows: bool) -> str:
+    """What was scored: a split, or the user's own file by its name."""
+    file = wanted.data_file
+    where = f"{wanted.dataset}/{split}" if file is None else Path(file).name
+    return f"{where} (training rows among them)" if trained_rows else where
 
 
 def _check_labels(trained_on: Task, scored_on: Task) -> None:

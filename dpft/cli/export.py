@@ -37,6 +37,9 @@ def export(
     record, spec = trained_run(run)
     place = (output if output is not None else Path(f"{record.name}-{format}")).expanduser().absolute()
     pushed = None
+    if record.status != "completed":
+        told = f"{record.steps:,} of {record.steps_planned or 0:,} steps"
+        render.warning(f"run {record.name} is {record.status}: what is exported took {told}")
     with TrainingView() as view:
         if push is not None:  # before anything is loaded
             from dpft.export import push as to_hub

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -93,7 +94,7 @@ def plan(
     if as_json:
         render.document(_document(prospect, effect, curves, affordable))
         return
-    view.answer(count, prospect, effect, affordable)
+    view.answer(count, prospect, effect, affordable, data=_data_options(given))
     if curves is not None and prospect is not None and show_frontier:
         view.frontier(prospect, curves)
     if output is not None and curves is not None:
@@ -134,6 +135,26 @@ def _consistent(given: Given, afford: str | None) -> Given:
                 hint="give the ε to keep to, and the σ to train with",
             )
     return given.without(afford)
+
+
+def _data_options(given: Given) -> str:
+    """What names the data in a ``dpft train`` of this plan, and its δ; a blank where only n is known."""
+    from dpft.cli.request import option_name
+
+    values = given.values
+    words = [*values.get("datasets", ()), *values.get(options.DATASETS_ARGUMENT, ())]
+    parts = ["-d", ",".join(words)] if words else []
+    for name in ("data_dir", "data_file", "validation_file", "text_column", "label_column", "labels"):
+        given_value = values.get(name, ())
+        several = given_value if isinstance(given_value, (list, tuple)) else [given_value]
+        if name == "labels" and several:
+            several = [",".join(map(str, several))]
+        for value in several:
+            parts += [option_name(name), str(value)]
+    if "target_delta" in values:
+        parts += ["--target-delta", f"{values['target_delta']:g}"]
+    text = shlex.join(parts)
+    return text if "examples" not in values else f"-d DATASET {text}".strip()
 
 
 def _counted(given: Given) -> tuple[int, Sequence[Entry]]:

@@ -13,7 +13,7 @@ import traceback as tracebacks
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -235,6 +235,10 @@ def exported(report: ExportReport, name: str) -> None:
         ("files", "\n".join(f"{entry.name}  {file_size(entry.size)}" for entry in report.files)),
         ("checked", f"loaded afresh: logits differ by at most {report.max_logit_difference:.3g}"),
     ]
+    if report.format == "peft" and not any(e.name.endswith("adapter_config.json") for e in report.files):
+        rows.append(
+            ("note", "this mode has no adapter: a whole model, which transformers loads without peft")
+        )
     panel(stdout(), Text.assemble((name, "bold"), f" · exported as {report.format}"), rows)
 
 
@@ -301,7 +305,10 @@ def panel(console: Console, title: Text, rows: Iterable[tuple[str, RenderableTyp
         grid.add_row(label if console.is_terminal else f"  {label}", value)
     if console.is_terminal:
         width = min(console.width, _PANEL_WIDTH)
-        console.print(Panel(grid, title=title, title_align="left", border_style="dim", width=width))
+        fits = title.cell_len <= width - 6
+        content: RenderableType = grid if fits else Group(title, grid)  # above the rows, rather than cut off
+        heading = title if fits else None
+        console.print(Panel(content, title=heading, title_align="left", border_style="dim", width=width))
     else:
         console.print(title)
         plainly(console, grid)

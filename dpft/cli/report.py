@@ -134,6 +134,11 @@ def _format(format: str | None, output: Path | None) -> str:
     """What is asked for, or what the file's ending says."""
     by_ending = _ENDINGS.get(output.suffix.lower()) if output is not None else None
     if format is None:
+        if output is not None and output.suffix and by_ending is None:
+            raise UsageError(
+                f"{output}: no report has the ending {output.suffix}",
+                hint=f"endings are {', '.join(sorted(_ENDINGS))}; or name the format with --format",
+            )
         return by_ending or "html"
     REPORT_FORMATS.check(format)
     if by_ending not in (None, format):
@@ -148,7 +153,7 @@ def _free(place: Path, *, force: bool) -> Path:
     if place.is_dir():
         raise UsageError(f"{place} is a folder", hint=f"give a file: -o {place / 'report.html'}")
     if place.exists() and not force:
-        raise UsageError(f"{place} exists", hint="give --force to replace it, or -o another file")
+        raise UsageError(f"{place} exists", hint="give --overwrite to replace it, or -o another file")
     if not place.parent.is_dir():
         raise NotFoundError(
             f"there is no folder {place.parent}", hint="make it first, or give -o another file"
@@ -166,7 +171,8 @@ def _choose(store: Store, references: Sequence[str], *, everything: bool) -> tup
     completed = [record for record in store.list() if record.status == "completed"]
     if not completed:
         raise NotFoundError(
-            "there is no completed run to report on", hint="begin with 'dpft train -d demo', or name a run"
+            "there is no completed run to report on",
+            hint="begin with 'dpft train -d demo -m builtin:minilm', or name a run",
         )
     shown = completed if everything else completed[:_NEWEST]
     if len(shown) < len(completed):

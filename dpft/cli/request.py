@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from dpft.cli.files import file_fields, name_of_file, settle_files
 from dpft.cli.options import DATASETS_ARGUMENT, STATED
+from dpft.cli.variables import misspelt
 from dpft.errors import NotFoundError, UsageError
 from dpft.runs.names import check_name, check_note, check_tag
 from dpft.spec import DataSpec, HardwareSpec, ModelSpec, OptimisationSpec, PrivacySpec, RunSpec, TuningSpec
@@ -22,6 +24,7 @@ from dpft.tuning.mode import ModeDefaults
 
 __all__ = [
     "FIELDS",
+    "VARIABLES",
     "Given",
     "by_option_name",
     "chosen_datasets",
@@ -69,6 +72,9 @@ FIELDS = {
 }
 """Which part of a spec each option sets, and which field of it."""
 
+VARIABLES = (*FIELDS, "datasets", "name", "note", "tag")
+"""What a variable ``DPFT_…`` may set."""
+
 _PARTS: Mapping[str, Any] = {
     "tuning": TuningSpec,
     "privacy": PrivacySpec,
@@ -101,7 +107,11 @@ class Given:
 
     @classmethod
     def of(cls, context: typer.Context) -> Given:
-        """What a command was called with."""
+        """What a command was called with; a variable that is nearly one of ours is warned of."""
+        from dpft.cli import render
+
+        for warning in misspelt(os.environ, VARIABLES):
+            render.warning(warning)
         strength = {}
         for name in context.params:
             source = context.get_parameter_source(name)
@@ -277,8 +287,9 @@ def settle_privacy(given: Given) -> Given:
         off = given.strength["enable_dp"]
         for name in _PRIVATE_ONLY:
             if name in given.values and given.strength[name] >= off:
+                by = " (set by DPFT_ENABLE_DP)" if off == _SOURCES["ENVIRONMENT"] else ""
                 raise UsageError(
-                    f"{option_name(name)} has no effect with --no-dp", hint="leave out one of the two"
+                    f"{option_name(name)} has no effect with --no-dp{by}", hint="leave out one of the two"
                 )
         return given.without(*_PRIVATE_ONLY)
     pair = [name for name in ("target_epsilon", "noise_multiplier") if name in given.values]

@@ -12,7 +12,7 @@ from dpft.errors import UsageError
 
 __all__ = ["EXAMPLE", "TagCommand", "tag"]
 
-EXAMPLE = "Example: [cyan]dpft tag @latest +baseline -draft[/cyan]"
+EXAMPLE = "Example: [cyan]dpft tag @latest +baseline[/cyan]"
 
 Changes = Annotated[
     list[str] | None,
@@ -54,8 +54,8 @@ def tag(
     added, removed = _split(changes or ())
     absent = [name for name in removed if name not in record.tags]
     if absent:
-        has = f"it has: {', '.join(record.tags)}" if record.tags else "it has none"
-        raise UsageError(f"run {record.name} has no tag {absent[0]!r}", hint=has)
+        has = f"it has {', '.join(record.tags)}" if record.tags else "it has none"
+        raise UsageError(f"run {record.name} has no tag {absent[0]!r}", hint=f"{has}; leave out -{absent[0]}")
     if added or removed:
         kept = [name for name in record.tags if name not in removed]
         record = store.annotate(record, tags=tuple(dict.fromkeys([*kept, *added])))

@@ -11,6 +11,8 @@ from dpft.runs.record import RunRecord
 
 __all__ = ["find"]
 
+_NONE_YET = "there are no runs yet: begin with 'dpft train -d demo -m builtin:minilm'"
+
 
 def find(ref: str, records: Sequence[RunRecord]) -> RunRecord:
     """The run that a reference means.
@@ -47,7 +49,9 @@ def _by_age(ref: str, records: Sequence[RunRecord]) -> RunRecord:
         )
     number = 1 if match.group(1) == "latest" else int(match.group(1))
     if number > len(records):
-        raise NotFoundError(f"no run {ref!r}: there are {len(records)} runs", hint="see 'dpft list'")
+        raise NotFoundError(
+            f"no run {ref!r}: there are {len(records)} runs", hint="see 'dpft list'" if records else _NONE_YET
+        )
     return records[number - 1]
 
 
@@ -56,4 +60,4 @@ def _nearest(ref: str, records: Sequence[RunRecord]) -> str:
     close = difflib.get_close_matches(ref, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(names[name] for name in close)}?"
-    return "see 'dpft list'" if records else "there are no runs yet: begin with 'dpft train'"
+    return "see 'dpft list', or 'dpft list --trash' for removed runs" if records else _NONE_YET

@@ -157,6 +157,7 @@ def test_from_prepare_to_export(user: User) -> None:
         "baselines",
         "confidence_interval",
         "single_class_collapse",
+        "includes_training_rows",
     }
     assert score["metrics"] == run["metrics"]
 

@@ -32,7 +32,9 @@ def budgets(found: Sequence[Budget], *, with_runs: bool) -> None:
     """What each dataset has cost; and, on request, run by run."""
     console = stdout()
     if not found:
-        console.print(Text("no dataset was charged yet: begin with 'dpft train -d demo'", "dim"))
+        console.print(
+            Text("no dataset was charged yet: begin with 'dpft train -d demo -m builtin:minilm'", "dim")
+        )
         return
     for one in found:
         title = Text.assemble((one_line(", ".join(one.names)), "bold"), f" · dataset {one.fingerprint[:16]}")

@@ -100,7 +100,7 @@ def _nothing(stored: int, *, trash: bool) -> str:
         return "nothing in the trash is like that" if stored else "the trash is empty"
     if stored:
         return "no run is like that: see 'dpft list --all'"
-    return "no runs yet: begin with 'dpft train -d demo'"
+    return "no runs yet: begin with 'dpft train -d demo -m builtin:minilm'"
 
 
 def _signs(

@@ -28,6 +28,8 @@ def answer(
     prospect: Prospect | None,
     effect: LedgerEffect | None,
     affordable: Affordable | None,
+    *,
+    data: str,
 ) -> None:
     """The plan, and what the target affords.
 
@@ -36,6 +38,7 @@ def answer(
         prospect: the plan; None where nothing is affordable.
         effect: on the ledger, where there is one.
         affordable: the most that keeps to a target, if that was asked.
+        data: options that name the data, as they would be typed.
     """
     console = stdout()
     rows: list[tuple[str, RenderableType]] = []
@@ -46,7 +49,7 @@ def answer(
     if prospect is not None and effect is not None:
         rows.append(("ledger", ledger_effect(effect, private=True)))
     if prospect is not None:
-        rows.append(("next", Text(_command(prospect), "cyan")))
+        rows.append(("next", Text(_command(prospect, data), "cyan")))
     panel(console, Text.assemble((f"{examples:,} examples", "bold"), " · ", ("planned", "cyan")), rows)
     console.print(Text("Nothing was loaded, trained or charged.", "dim"))
 
@@ -79,9 +82,9 @@ def _facts(prospect: Prospect) -> list[tuple[str, RenderableType]]:
     ]
 
 
-def _command(prospect: Prospect) -> str:
+def _command(prospect: Prospect, data: str) -> str:
     parts = [
-        "dpft train",
+        f"dpft train {data}",
         f"--batch-size {prospect.schedule.expected_batch_size}",
         f"--epochs {prospect.epochs:.12g}",
     ]

@@ -60,7 +60,7 @@ def _curve(console: Console, record: RunRecord) -> Rows:
     if len(values) > 1:
         line = sparkline(values, blocks=can_draw(console))
         told = f"  {values[0]:.4f} to {values[-1]:.4f}, best {max(values):.4f}, over {len(values)} epochs"
-        yield name if len(record.metrics) > 1 else "validation", Text.assemble((line, "green"), (told, "dim"))
+        yield "validation", Text.assemble((line, "green"), (f"  {name} {told.strip()}", "dim"))
 
 
 def _opinions(manifest: Mapping[str, Any] | None) -> Rows:
@@ -91,9 +91,10 @@ def _mechanism(record: RunRecord, manifest: Mapping[str, Any] | None) -> Rows:
 def _setting(record: RunRecord, spec: RunSpec) -> Rows:
     if record.trainable_parameters is not None:
         yield "trained", f"{record.trainable_parameters:,} parameters of {spec.model.checkpoint}"
+    epochs = "epoch" if spec.optimisation.epochs == 1 else "epochs"
     yield (
         "settings",
-        f"learning rate {spec.optimisation.learning_rate:g}, {spec.optimisation.epochs:g} epochs",
+        f"learning rate {spec.optimisation.learning_rate:g}, {spec.optimisation.epochs:g} {epochs}",
     )
     yield "created", record.created[:19].replace("T", " ") + " UTC"
     if record.tags:

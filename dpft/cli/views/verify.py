@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.table import Table
 from rich.text import Text
 
 from dpft.cli.render import stdout
@@ -26,10 +27,16 @@ def verification(found: Verification, name: str) -> None:
         console.print(f"manifest SHA-256 {found.manifest_sha256}", soft_wrap=True, highlight=False)
     console.print()
     width = max(len(check.name) for check in found.checks)
+    grid = Table.grid(padding=(0, 0, 0, 2))
     for check in found.checks:
-        mark = ("ok    ", "green") if check.ok else ("FAILED", "bold red")
-        line = Text.assemble("  ", mark, "  ", f"{check.name:{width}}", "  ", one_line(check.detail))
-        console.print(line, soft_wrap=True)
+        mark = Text("ok    ", "green") if check.ok else Text("FAILED", "bold red")
+        if console.is_terminal:
+            grid.add_row(mark, check.name, Text(one_line(check.detail), overflow="fold"))
+        else:
+            line = Text.assemble("  ", mark, "  ", f"{check.name:{width}}", "  ", one_line(check.detail))
+            console.print(line, soft_wrap=True)
+    if console.is_terminal:
+        console.print(grid)
     console.print()
     number = len(found.checks)
     verdict = (
@@ -37,4 +44,4 @@ def verification(found: Verification, name: str) -> None:
         if found.ok
         else Text.assemble((f"{len(found.failed)} of {number} checks do not hold", "bold red"))
     )
-    console.print(verdict.append(f": {found.limits}", "default"), soft_wrap=True)
+    console.print(verdict.append(f": {found.limits}", "default"), soft_wrap=not console.is_terminal)

@@ -110,10 +110,12 @@ def test_a_run_and_its_score(dpft: Command, tiny: list[object], glue_dir: Path, 
         "baselines",
         "confidence_interval",
         "single_class_collapse",
+        "includes_training_rows",
     }
     assert (score["run_id"], score["split"], score["rows"]) == (run["run_id"], "validation", 20)
     assert score["metrics"] == run["metrics"]
     assert score["baselines"] == run["baselines"] == {"majority": 0.65}
+    assert score["includes_training_rows"] is False
     low, high = score["confidence_interval"]
     assert low <= score["metrics"]["accuracy"] <= high
 

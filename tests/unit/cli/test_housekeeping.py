@@ -155,7 +155,7 @@ class TestLabels:
         ]
         for wrong, remedy in (
             ("x", "+x"),
-            ("-absent", "it has: baseline"),
+            ("-absent", "it has baseline, größer, x_y; leave out -absent"),
             ("+a/b", "letters"),
             ("+", "+TAG"),
         ):

@@ -121,7 +121,7 @@ class TestList:
 class TestShow:
     def test_the_way_of_the_score(self, dpft: Command) -> None:
         made("one")
-        assert "validation   ▁▅▄█  0.5000 to 0.8500, best 0.8500, over 4 epochs" in dpft("show").out
+        assert "validation   ▁▅▄█  accuracy 0.5000 to 0.8500, best 0.8500, over 4 epochs" in dpft("show").out
 
     def test_on_a_dumb_terminal(self, on_terminal: Any) -> None:
         made("one")

@@ -48,7 +48,9 @@ def test_a_plan(dpft: Command) -> None:
     assert not {"target_epsilon", "ledger"} & set(plan)
     text = dpft("plan", *QUICK).out
     assert "4,000 examples" in text
-    assert "dpft train --batch-size 250 --epochs 3 --noise-multiplier 6" in text
+    assert "dpft train -d DATASET --batch-size 250 --epochs 3 --noise-multiplier 6" in text
+    own = dpft("plan", "-d", "demo", "--batch-size", 250, "--noise-multiplier", 6, "--target-delta", 1e-6).out
+    assert "dpft train -d demo --target-delta 1e-06 --batch-size 250" in own
 
 
 def test_a_target_is_kept(dpft: Command) -> None:
@@ -258,7 +260,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, width: int, *, term: str = "xterm-256
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("LINES", "40")
     monkeypatch.setenv("TERM", term)
-    view.answer(67_349, prospect()[0], None, None)
+    view.answer(67_349, prospect()[0], None, None, data="-d demo")
     view.frontier(*prospect())
     return stream.getvalue()
 

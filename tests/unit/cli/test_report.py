@@ -92,7 +92,8 @@ def test_a_file_is_replaced_only_by_force_and_as_a_whole(
     Path("report.html").write_text("mine")
     refused = dpft("report")
     assert (refused.code, Path("report.html").read_text()) == (2, "mine")
-    assert "--force" in refused.err
+    assert "--overwrite" in refused.err
+    assert dpft("report", "-o", "report.pdf").code == 2
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
