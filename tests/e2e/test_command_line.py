@@ -27,6 +27,8 @@ RUN_KEYS = {
     "dataset",
     "finetune_mode",
     "model_checkpoint",
+    "published_steps",
+    "superseded_steps",
     "status",
     "private",
     "epsilon",
@@ -180,7 +182,7 @@ def verify_them(user: User, run_dir: Path) -> None:
     manifest.write_text(manifest.read_text().replace('"steps": 5', '"steps": 4'))
     lines = user.types("verify", "./alone", expect=4).splitlines()
     failed = [line.split()[1] for line in lines if "FAILED" in line]
-    assert failed == ["statement", "epsilon", "second", "replace-one", "header", "files"]
+    assert failed == ["planned", "statement", "epsilon", "second", "replace-one", "header", "files"]
 
 
 def test_exit_codes_and_error_documents(user: User, tmp_path: Path) -> None:
