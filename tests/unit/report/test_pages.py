@@ -232,7 +232,7 @@ def test_a_report_that_reads_private_files_is_caught(
 @pytest.mark.parametrize(
     ("text", "left"),
     [
-        ("/work/x", "[local path]"),
+        ("/srv/x", "[local path]"),
         ("in '/home/a b'", "in '[local path] b'"),
         ("~/models", "[local path]"),
         (r"D:\data\x", "[local path]"),
