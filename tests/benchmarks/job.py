@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,8 @@ from dpft.privacy.plan import PrivatePlan, make_plan
 from dpft.privacy.sampling import micro_batches
 from dpft.privacy.step import accumulators, step
 from dpft.spec import DataSpec, HardwareSpec, ModelSpec, OptimisationSpec, PrivacySpec, RunSpec, TuningSpec
-from dpft.tables import ENGINES
-from dpft.training.assemble import Assembled, assemble
+from dpft.training.assemble import Assembled, assemble, open_session
 from dpft.training.batches import collate
-from dpft.training.features import Features
 from dpft.training.frozen import with_features
 from dpft.training.loop import make_optimizer
 from dpft.training.observer import Observer
@@ -47,53 +46,54 @@ ROWS, BATCH, EPOCHS, SIGMA = 67_349, 1024, 3, 0.5456
 PADDED, TOGETHER = 128, 64
 
 
-def materials(mode: str, options: argparse.Namespace, *, apart: bool = False) -> Assembled:
-    """Model, mode and data as ``dpft train`` puts them together."""
+@dataclass(frozen=True)
+class Job:
+    """A run as ``dpft train`` puts it together."""
+
+    spec: RunSpec
+    assembled: Assembled
+    plan: PrivatePlan
+
+
+def prepared(mode: str, options: argparse.Namespace, *, apart: bool = False) -> Job:
+    """Model, mode, data and plan; ``apart`` with what the frozen encoder said of each example."""
     dataset = "sst2" if options.data_dir else "demo"
+    hardware = {} if options.precision is None else {"precision": options.precision}
     spec = RunSpec(
         data=DataSpec(dataset=dataset, data_dir=options.data_dir, max_length=PADDED),
         model=ModelSpec(checkpoint=options.model),
         tuning=TuningSpec(mode=mode),
         privacy=PrivacySpec(target_epsilon=None, noise_multiplier=SIGMA),
         optimisation=OptimisationSpec(learning_rate=1e-6, batch_size=BATCH, epochs=EPOCHS),
-        hardware=HardwareSpec(),
+        hardware=HardwareSpec.model_validate({"precision": "fp32"} if apart else hardware),
     )
     found = assemble(spec, Observer())
-    if apart:
-        schedule = plan_of(found.data.splits["train"].rows).schedule
-        found = with_features(spec, found, schedule, Observer())
-    return found
-
-
-def plan_of(rows: int) -> PrivatePlan:
-    """The plan of the job, over as many rows as there are."""
-    plan = make_plan(
-        rows,
-        OptimisationSpec(learning_rate=1e-6, batch_size=BATCH, epochs=EPOCHS),
-        PrivacySpec(target_epsilon=None, noise_multiplier=SIGMA),
-    )
+    plan = make_plan(found.data.splits["train"].rows, spec.optimisation, spec.privacy)
     assert isinstance(plan, PrivatePlan)
-    return plan
+    if apart:
+        found = with_features(spec, found, plan.schedule, Observer())
+        assert found.features is not None
+    return Job(spec, found, plan)
 
 
-def ours(assembled: Assembled, stack: Any, features: Features | None = None) -> Callable[[], None]:
+def ours(job: Job, stack: ExitStack) -> Callable[[], None]:
     """One step of dpft."""
-    split = assembled.data.splits["train"]
-    parameters, plan = assembled.parameters, plan_of(split.rows)
-    model = assembled.model if features is None else features.head
-    session = stack.enter_context(ENGINES.get("dpft").session(model, parameters, plan.clipper, "fp32"))
-    optimizer, scheduler = make_optimizer(parameters, OptimisationSpec(learning_rate=1e-6), 10_000)
+    assembled, parameters = job.assembled, job.assembled.parameters
+    split, features = assembled.data.splits["train"], assembled.features
+    session = stack.enter_context(open_session(job.spec, assembled, job.plan.clipper))
+    optimizer, scheduler = make_optimizer(parameters, job.spec.optimisation, 10_000)
     sums = accumulators(parameters)
     lengths = split.lengths if features is None else features.lengths
+    tokens = job.spec.hardware.micro_batch_tokens
 
     def batch(rows: Any) -> MicroBatch:
         return collate(split, rows, assembled.pad_token_id) if features is None else features.batch(rows)
 
     def take() -> None:
         step(
-            plan,
+            job.plan,
             parameters,
-            lambda drawn: map(batch, micro_batches(drawn, lengths, 2048)),
+            lambda drawn: map(batch, micro_batches(drawn, lengths, tokens)),
             session.accumulate,
             sums,
         )
@@ -104,11 +104,12 @@ def ours(assembled: Assembled, stack: Any, features: Features | None = None) -> 
     return take
 
 
-def usual(assembled: Assembled, pieces: int) -> Callable[[], None]:
+def usual(job: Job, pieces: int) -> Callable[[], None]:
     """``pieces`` micro-batches of the usual script, and its optimizer's step."""
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
 
+    assembled = job.assembled
     wrapped = GradSampleModule(assembled.model.train(), loss_reduction="sum", strict=False)
     optimizer = DPOptimizer(
         torch.optim.AdamW(assembled.parameters.values(), lr=1e-6),
@@ -181,6 +182,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="builtin:minilm")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", help="of dpft, as train takes it; without it, train's default")
     parser.add_argument("--micro-batches", type=int, default=2, help="of the script's sixteen, per round")
     parser.add_argument("--only", choices=["lora", "last-layer"])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
@@ -199,26 +201,21 @@ def main() -> None:
     if options.only != "last-layer":
         with ExitStack() as stack:
             weight = BATCH / TOGETHER / options.micro_batches
-            found = interleaved(
-                {
-                    "dpft train": (ours(materials("lora", options), stack), 1.0),
-                    "usual script": (usual(materials("lora", options), options.micro_batches), weight),
-                },
-                options.rounds,
-            )
+            lora = prepared("lora", options)
+            takes = {
+                f"dpft train ({lora.spec.hardware.precision})": (ours(lora, stack), 1.0),
+                "usual script (fp32)": (usual(prepared("lora", options), options.micro_batches), weight),
+            }
+            found = interleaved(takes, options.rounds)
         report("lora", found, steps, options.markdown)
         record["lora"] = found
     if options.only != "lora":
         with ExitStack() as stack:
-            whole, apart = materials("last-layer", options), materials("last-layer", options, apart=True)
-            assert apart.features is not None
-            found = interleaved(
-                {
-                    "with the encoder": (ours(whole, stack), 1.0),
-                    "from the second epoch on": (ours(apart, stack, apart.features), 1.0),
-                },
-                options.rounds,
-            )
+            takes = {
+                "with the encoder": (ours(prepared("last-layer", options), stack), 1.0),
+                "from the second epoch on": (ours(prepared("last-layer", options, apart=True), stack), 1.0),
+            }
+            found = interleaved(takes, options.rounds)
         report("last-layer", found, steps, options.markdown)
         record["last-layer"] = found
     if options.json:
