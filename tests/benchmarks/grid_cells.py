@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,16 +29,17 @@ class _Task:
 
     rows: int
     tokens: float
+    dev_rows: int
     dev_tokens: int
     steps: int
     batch: int
 
 
 TASKS = {
-    "sst2": _Task(67_349, 13.3, 22_300, steps=12, batch=384),
-    "qnli": _Task(8_999, 46.9, 46_800, steps=8, batch=128),
-    "qqp": _Task(8_999, 30.5, 29_800, steps=8, batch=128),
-    "mnli": _Task(8_999, 38.7, 37_800, steps=8, batch=128),
+    "sst2": _Task(67_349, 13.3, 872, 22_300, steps=12, batch=384),
+    "qnli": _Task(8_999, 46.9, 1_000, 46_800, steps=8, batch=128),
+    "qqp": _Task(8_999, 30.5, 1_000, 29_800, steps=8, batch=128),
+    "mnli": _Task(8_999, 38.7, 1_000, 37_800, steps=8, batch=128),
 }
 _SMALLER = 4  # the same examples without privacy, in four times as many steps
 
@@ -68,16 +68,17 @@ class Setting:
 _RATES = {
     "full": (8e-3, 2e-4, 1.0),
     "last-layer": (3e-2, 4e-3, 3.0),
-    "lora": (2e-2, 2e-3, 1.0),
-    "ia3": (5e-2, 1e-2, 3.0),
-    "prefix": (1e-1, 2e-2, 3.0),
-    "soft-prompt": (1e-1, 2e-2, 3.0),
-    "soft-prompt+lora": (2e-2, 2e-3, 1.0),
-    "prefix+lora": (2e-2, 2e-3, 1.0),
+    "lora": (1.5e-2, 2e-3, 1.0),
+    "ia3": (3e-2, 1e-2, 3.0),
+    "prefix": (3e-2, 2e-2, 3.0),
+    "soft-prompt": (4e-2, 2e-2, 3.0),
+    "soft-prompt+lora": (1.5e-2, 2e-3, 1.0),
+    "prefix+lora": (1.5e-2, 2e-3, 1.0),
 }
 _WARMUP, _WARMUP_PRIVATE = 0.1, 0.5
-# The head is trained on features that are computed once, so it has as many steps as its defaults expect.
-_CACHED_STEPS, _CACHED_EPOCHS, _CACHED_WARMUP = 80, 3, 0.05
+# Features are computed once for all runs, so the head can have many steps: two epochs, not quite whole, since
+# the end of each is scored, which takes the whole model and costs more than they do.
+_CACHED_EPOCHS, _CACHED_STEPS, _CACHED_WARMUP = 2, 80, 0.05
 _USUAL_BATCH = 1024
 
 
@@ -106,10 +107,12 @@ class Cell:
     def tokens(self, steps: int | None = None) -> tuple[float, int]:
         """About how many it trains on, and how many are scored; what ``--prepare`` computes is neither."""
         task = TASKS[self.task]
+        virtual = (MODES.get(self.mode).defaults.num_prepend_tokens or 0) if "prompt" in self.mode else 0
+        scored = task.dev_tokens + virtual * task.dev_rows
         if self.mode == CACHED:
-            return 0.0, task.dev_tokens
+            return 0.0, scored
         chosen = setting(self, steps)
-        return chosen.batch_size * chosen.steps * task.tokens, task.dev_tokens
+        return chosen.batch_size * chosen.steps * (task.tokens + virtual), scored
 
 
 def cells(
@@ -129,8 +132,8 @@ def setting(cell: Cell, steps: int | None = None) -> Setting:
     with_privacy, without, clip = _RATES[cell.mode]
     batch, usual, warmup = task.batch, task.steps, _WARMUP_PRIVATE
     if cell.mode == CACHED:
-        batch = min(_USUAL_BATCH, task.rows // 16)
-        usual, warmup = max(_CACHED_STEPS, math.ceil(_CACHED_EPOCHS * task.rows / batch)), _CACHED_WARMUP
+        batch = min(_USUAL_BATCH, _CACHED_EPOCHS * task.rows // _CACHED_STEPS)
+        usual, warmup = _CACHED_EPOCHS * task.rows // batch, _CACHED_WARMUP
     elif not private:
         batch, usual, warmup = batch // _SMALLER, usual * _SMALLER, _WARMUP
     return Setting(

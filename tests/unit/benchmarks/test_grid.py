@@ -61,6 +61,8 @@ def test_a_run_takes_exactly_the_steps_that_are_stated(rows: int) -> None:
         assert (schedule.steps, schedule.expected_batch_size) == (chosen.steps, chosen.batch_size), cell
         assert spec.privacy.enabled == (cell.epsilon is not None)
         assert cell.epsilon is None or spec.privacy.target_epsilon == cell.epsilon
+        ends = chosen.steps * chosen.batch_size // rows + 1  # of epochs, each of them scored
+        assert ends <= (2 if cell.mode == "last-layer" else 1) or rows < TASKS[cell.task].rows
 
 
 def test_what_is_in_the_file_is_not_run_again(tmp_path: Path) -> None:
