@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,11 @@ import torch.nn.functional as F  # noqa: N812
 from dpft.data.arrow_cache import PreparedSplit
 from dpft.engines.base import MicroBatch
 from dpft.privacy.plan import PrivatePlan, make_plan
-from dpft.privacy.sampling import micro_batches
-from dpft.privacy.step import accumulators, step
 from dpft.spec import DataSpec, HardwareSpec, ModelSpec, OptimisationSpec, PrivacySpec, RunSpec, TuningSpec
 from dpft.training.assemble import Assembled, assemble, open_session
 from dpft.training.batches import collate
 from dpft.training.frozen import with_features
-from dpft.training.loop import make_optimizer
+from dpft.training.loop import Fit, begin, fit
 from dpft.training.observer import Observer
 from tests.benchmarks.machine import machine
 from tests.benchmarks.step import table
@@ -76,30 +74,31 @@ def prepared(mode: str, options: argparse.Namespace, *, apart: bool = False) -> 
     return Job(spec, found, plan)
 
 
-def ours(job: Job, stack: ExitStack) -> Callable[[], None]:
-    """One step of dpft."""
-    assembled, parameters = job.assembled, job.assembled.parameters
-    split, features = assembled.data.splits["train"], assembled.features
-    session = stack.enter_context(open_session(job.spec, assembled, job.plan.clipper))
-    optimizer, scheduler = make_optimizer(parameters, job.spec.optimisation, 10_000)
-    sums = accumulators(parameters)
-    lengths = split.lengths if features is None else features.lengths
-    tokens = job.spec.hardware.micro_batch_tokens
+class OneMore:
+    """A plan of which the training loop takes a single step."""
 
-    def batch(rows: Any) -> MicroBatch:
-        return collate(split, rows, assembled.pad_token_id) if features is None else features.batch(rows)
+    def __init__(self, plan: PrivatePlan) -> None:
+        self.schedule = replace(plan.schedule, steps=plan.steps_taken + 1)
+        self.clipper, self.steps_taken = plan.clipper, plan.steps_taken
+        self.draw, self.release = plan.draw, plan.release
+
+
+def ours(job: Job, stack: ExitStack) -> Callable[[], None]:
+    """One step of dpft, by the training loop itself."""
+    assembled, optimisation = job.assembled, job.spec.optimisation
+    work = Fit(
+        plan=job.plan,
+        session=stack.enter_context(open_session(job.spec, assembled, job.plan.clipper)),
+        parameters=assembled.parameters,
+        split=assembled.data.splits["train"],
+        pad_token_id=assembled.pad_token_id,
+        features=assembled.features,
+    )
+    learner = begin(assembled.parameters, optimisation, job.plan.schedule.steps)
 
     def take() -> None:
-        step(
-            job.plan,
-            parameters,
-            lambda drawn: map(batch, micro_batches(drawn, lengths, tokens)),
-            session.accumulate,
-            sums,
-        )
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
+        once = replace(work, plan=OneMore(job.plan))
+        fit(once, optimisation, job.spec.hardware, lambda report: None, learner)
 
     return take
 
