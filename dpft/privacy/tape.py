@@ -36,8 +36,28 @@ _CONTAINERS = (nn.ParameterDict, nn.ParameterList)  # they compute nothing; the 
 _COUPLING = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
+class _Once:
+    """Hands one gradient to a rule, then lets go of what the rule kept for it.
+
+    Autograd frees what a layer saved as soon as the backward pass has gone through it, and the memory serves
+    the next layer. What a rule keeps (often the very same tensors) would live until the pass has ended.
+    """
+
+    def __init__(self, on_gradient: Callable[[Tensor], None]) -> None:
+        self._on_gradient: Callable[[Tensor], None] | None = on_gradient
+
+    def __call__(self, gradient: Tensor) -> None:
+        on_gradient, self._on_gradient = self._on_gradient, None
+        if on_gradient is None:
+            raise PrivacyError(
+                "a micro-batch was sent through a second backward pass",
+                hint="its gradients would count twice: run the forward pass again",
+            )
+        on_gradient(gradient)
+
+
 class _Watch(torch.autograd.Function):
-    """Identity; backward gives a copy of the gradient to ``on_gradient`` and passes it on."""
+    """Identity; backward gives the gradient to ``on_gradient`` and passes it on."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, anchor: Tensor, on_gradient: Callable[[Tensor], None]) -> Tensor:
@@ -199,8 +219,16 @@ class Tape:
         return value if value.shape[0] == rows else value.reshape(rows, -1, *value.shape[1:])
 
     def watch(self, value: Tensor, on_gradient: Callable[[Tensor], None]) -> Tensor:
-        """``value``, whose gradient will be given to ``on_gradient`` during backward."""
-        watched: Tensor = _Watch.apply(value, self._anchor.to(value.device), on_gradient)  # type: ignore[no-untyped-call]
+        """``value``, whose gradient will be given to ``on_gradient`` during backward, once.
+
+        Where autograd knows the value, a hook on it does, at a fraction of the cost of an operation more. Not
+        on a view: a change in place would give it another history, and the hook would be left behind.
+        """
+        once = _Once(on_gradient)
+        if value.grad_fn is not None and not value._is_view():
+            value.register_hook(once)
+            return value
+        watched: Tensor = _Watch.apply(value, self._anchor.to(value.device), once)  # type: ignore[no-untyped-call]
         return watched
 
     def expect(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from dpft.privacy.gradients import (
     DenseGradient,
     IndexedGradient,
+    Norms,
     OuterGradient,
     PerExampleGradient,
     SharedTokens,
@@ -214,6 +216,9 @@ def several(seed: int, b: int, sizes: list[int]) -> dict[str, PerExampleGradient
     gradients["matrix"] = DenseGradient(normals(seed, b, 3, 7))
     gradients["turned"] = DenseGradient(normals(seed, b, 3, 7), transposed=True)
     gradients["large"] = DenseGradient(normals(seed, b, 70_000))
+    gradients["down"] = DenseGradient(normals(seed + 2, b, 16, 8), transposed=True)
+    gradients["up"] = DenseGradient(normals(seed + 3, b, 8, 16), transposed=True)
+    gradients["wide"] = DenseGradient(normals(seed, b, 8, 8_256))
     gradients["weight"] = OuterGradient(normals(seed, b, 4, 6), normals(seed + 1, b, 4, 5))
     return gradients
 
@@ -250,3 +255,19 @@ def test_planted_shift_between_neighbours_is_caught(monkeypatch: pytest.MonkeyPa
         not torch.allclose(found[name].square, gradient.norms().square, rtol=1e-3)
         for name, gradient in several(0, 3, [200, 70]).items()
     )
+
+
+def test_planted_exchange_between_gradients_of_one_size_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dpft.privacy.gradients import together
+
+    genuine = together._norms_by_size
+
+    def exchanged(gradients: Mapping[str, PerExampleGradient]) -> dict[str, Norms]:
+        found = genuine(gradients)
+        return found | {"down": found["up"], "up": found["down"]}
+
+    monkeypatch.setattr(together, "_norms_by_size", exchanged)
+    found = Together(several(0, 3, [])).norms()
+    alone = several(0, 3, [])
+    assert torch.allclose(found["wide"].square, alone["wide"].norms().square)
+    assert not torch.allclose(found["up"].square, alone["up"].norms().square, rtol=1e-3)

@@ -99,7 +99,10 @@ class GroupFactors:
         """See :class:`Factors`."""
         group = [self._group[name] for name in norms]
         squares = torch.stack([n.square for n in norms.values()])
-        squares.add_(torch.stack([n.square_magnitude for n in norms.values()]), alpha=ROUNDING_GUARD)
+        if all(n.square_magnitude is n.square for n in norms.values()):  # nothing could cancel
+            squares.mul_(1.0 + ROUNDING_GUARD)
+        else:
+            squares.add_(torch.stack([n.square_magnitude for n in norms.values()]), alpha=ROUNDING_GUARD)
         if self._count == 1:
             guarded = squares.sum(0, keepdim=True).sqrt()
         else:

@@ -1,7 +1,8 @@
 """All gradients of a micro-batch at once: the many small ones as columns of a single matrix.
 
 A model has a bias or a scale for every layer. Each is tiny, and a handful of operations on each costs more in
-calls than in arithmetic; side by side they take one norm and one vector-matrix product.
+calls than in arithmetic; side by side they take one norm and one vector-matrix product. Those of LoRA's
+factors are too large to be copied for that, but as many as are of one size finish their norms together.
 """
 
 from __future__ import annotations
@@ -41,16 +42,22 @@ class Together:
 
     def norms(self) -> dict[str, Norms]:
         """Squared norms of each parameter's gradients, by name, in the order of the gradients."""
+        found = self._small_norms() | _norms_by_size(
+            {name: g for name, g in self._all.items() if name not in self._small}
+        )
+        return {
+            name: found[name] if name in found else gradient.norms() for name, gradient in self._all.items()
+        }
+
+    def _small_norms(self) -> dict[str, Norms]:
+        """Those of the columns of the matrix."""
         if self._matrix is None:
-            return {name: gradient.norms() for name, gradient in self._all.items()}
+            return {}
         runs = self._matrix.view(len(self._matrix), -1, _RUN)
         runs = torch.linalg.vector_norm(runs, dim=2).double().square_()
         widths = tuple(_runs(gradient) for gradient in self._small.values())
         squares = (runs @ _indicator(widths, runs.device)).unbind(1)
-        found = {name: Norms(square, square) for name, square in zip(self._small, squares, strict=True)}
-        return {
-            name: found[name] if name in found else gradient.norms() for name, gradient in self._all.items()
-        }
+        return {name: Norms(square, square) for name, square in zip(self._small, squares, strict=True)}
 
     def accumulate(self, factors: Mapping[str, Tensor], sums: Mapping[str, Tensor]) -> None:
         """Add each parameter's ``Σ_i factors[i] · gradient_i`` to its sum; the gradients are used up.
@@ -70,6 +77,20 @@ class Together:
                 start += _RUN * _runs(gradient)
         for name in list(self._all):
             self._all.pop(name).accumulate(factors[name], sums[name])
+
+
+def _norms_by_size(gradients: Mapping[str, PerExampleGradient]) -> dict[str, Norms]:
+    """Of gradients that are written out, of whole runs: added up together with all of the same size."""
+    sizes: dict[int, dict[str, Tensor]] = {}
+    for name, gradient in gradients.items():
+        if isinstance(gradient, DenseGradient) and gradient.rows.shape[1] % _RUN == 0:
+            rows = gradient.rows.reshape(gradient.batch_size, -1, _RUN)
+            sizes.setdefault(rows.shape[1], {})[name] = torch.linalg.vector_norm(rows, dim=2)
+    found = {}
+    for runs in sizes.values():
+        squares = torch.stack(list(runs.values())).double().square_().sum(2).unbind(0)
+        found |= {name: Norms(square, square) for name, square in zip(runs, squares, strict=True)}
+    return found
 
 
 def _runs(gradient: DenseGradient) -> int:

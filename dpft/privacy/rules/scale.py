@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dpft.privacy.gradients import DenseGradient
-from dpft.privacy.rules.base import Rule, tokens
+from dpft.privacy.rules.base import Rule, live_tokens, tokens
 from dpft.privacy.rules.conv1d import RULE as CONV1D
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class ScaleRule(Rule):
         before_scaling: list[Tensor] = []
 
         def record(unscaled: Tensor, gradient: Tensor) -> None:
-            values = (tokens(unscaled) * tokens(tape.examples(gradient))).sum(1)  # b d
-            tape.add(scale, DenseGradient(values.view(-1, *scale.shape)))
+            seen, g = live_tokens(tokens(unscaled), tokens(tape.examples(gradient)))  # b t d
+            tape.add(scale, DenseGradient((seen * g).sum(1).view(-1, *scale.shape)))
 
         def keep_input(_: nn.Module, args: tuple[Any, ...]) -> None:
             if tape.active:
