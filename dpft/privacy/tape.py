@@ -226,7 +226,7 @@ class Tape:
         """
         once = _Once(on_gradient)
         if value.grad_fn is not None and not value._is_view():
-            value.register_hook(once)
+            value.register_hook(once)  # type: ignore[no-untyped-call]
             return value
         watched: Tensor = _Watch.apply(value, self._anchor.to(value.device), once)  # type: ignore[no-untyped-call]
         return watched

@@ -1,6 +1,7 @@
 """Who takes the step: dpft's engines, training without privacy, and other libraries as they are used.
 
-A contender is a function of (model, parameters, logical batch) that returns a function: take one step.
+A contender is a function of (model, parameters, logical batch, precision) that returns a function: take one
+step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from dpft.engines import ordinary
-from dpft.engines.base import MicroBatch, Session
+from dpft.engines.base import MicroBatch, Session, autocast
 from dpft.privacy.noise import KeyStream
 from dpft.privacy.plan import Plan, PrivatePlan, make_plan
 from dpft.privacy.release import add_noise
@@ -26,10 +27,10 @@ from dpft.spec import OptimisationSpec, PrivacySpec
 from dpft.tables import ENGINES
 from dpft.training.loop import make_optimizer
 
-__all__ = ["BASELINE", "Contender", "contender", "contenders", "noise_alone"]
+__all__ = ["BASELINE", "Contender", "contender", "contenders", "noise_alone", "peers"]
 
 Step = Callable[[], None]
-Contender = Callable[[Any, Mapping[str, nn.Parameter], list[MicroBatch], ExitStack], Step]
+Contender = Callable[[Any, Mapping[str, nn.Parameter], list[MicroBatch], str, ExitStack], Step]
 
 BASELINE = "non-private"
 EXAMPLES = 67_349  # of SST-2: the Poisson sampler draws a coin for each, every step
@@ -63,21 +64,29 @@ def _stepper(
 
 def _ours(engine: str) -> Contender:
     def start(
-        model: Any, parameters: Mapping[str, nn.Parameter], pieces: list[MicroBatch], stack: ExitStack
+        model: Any,
+        parameters: Mapping[str, nn.Parameter],
+        pieces: list[MicroBatch],
+        precision: str,
+        stack: ExitStack,
     ) -> Step:
         plan = _plan(sum(map(len, pieces)), private=True)
         assert isinstance(plan, PrivatePlan)
-        opened = ENGINES.get(engine).session(model, parameters, plan.clipper, "fp32")
+        opened = ENGINES.get(engine).session(model, parameters, plan.clipper, precision)
         return _stepper(plan, stack.enter_context(opened), parameters, pieces)
 
     return start
 
 
 def _ordinary(
-    model: Any, parameters: Mapping[str, nn.Parameter], pieces: list[MicroBatch], stack: ExitStack
+    model: Any,
+    parameters: Mapping[str, nn.Parameter],
+    pieces: list[MicroBatch],
+    precision: str,
+    stack: ExitStack,
 ) -> Step:
     plan = _plan(sum(map(len, pieces)), private=False)
-    session = stack.enter_context(ordinary.session(model, parameters, "fp32"))
+    session = stack.enter_context(ordinary.session(model, parameters, precision))
     return _stepper(plan, session, parameters, pieces)
 
 
@@ -85,17 +94,21 @@ def _adamw(parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters.values(), lr=RATE, weight_decay=0.0, fused=True)
 
 
-def _losses(model: Any, piece: MicroBatch) -> Tensor:
+def _losses(model: Any, piece: MicroBatch, precision: str) -> Tensor:
     """Per-example losses, with positions given per example: neither peer is right without."""
     length = piece.inputs["input_ids"].shape[1]
     positions = torch.arange(length).repeat(len(piece), 1)
-    return F.cross_entropy(
-        model(**piece.inputs, position_ids=positions).logits, piece.labels, reduction="none"
-    )
+    with autocast(piece.labels.device, precision):
+        logits = model(**piece.inputs, position_ids=positions).logits
+    return F.cross_entropy(logits.float(), piece.labels, reduction="none")
 
 
 def _opacus(
-    model: Any, parameters: Mapping[str, nn.Parameter], pieces: list[MicroBatch], stack: ExitStack
+    model: Any,
+    parameters: Mapping[str, nn.Parameter],
+    pieces: list[MicroBatch],
+    precision: str,
+    stack: ExitStack,
 ) -> Step:
     """Opacus, ghost clipping, with the noise of its default (torch.normal, float32)."""
     from opacus.grad_sample import GradSampleModuleFastGradientClipping
@@ -116,7 +129,9 @@ def _opacus(
     def take() -> None:
         for number, piece in enumerate(pieces):
             optimizer.signal_skip_step(do_skip=number + 1 < len(pieces))
-            DPTensorFastGradientClipping(wrapped, optimizer, _losses(wrapped, piece), "sum").backward()
+            DPTensorFastGradientClipping(
+                wrapped, optimizer, _losses(wrapped, piece, precision), "sum"
+            ).backward()
             wrapped.enable_hooks()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -124,14 +139,34 @@ def _opacus(
     return take
 
 
+class _Plain(nn.Module):
+    """A model of no kind that private-transformers knows.
+
+    It would replace the forward pass of those it does, to give positions per example, by one that needs an
+    older transformers; here they are given.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.inner = model
+
+    def forward(self, **inputs: Tensor) -> Any:
+        return self.inner(**inputs)
+
+
 def _private_transformers(
-    model: Any, parameters: Mapping[str, nn.Parameter], pieces: list[MicroBatch], stack: ExitStack
+    model: Any,
+    parameters: Mapping[str, nn.Parameter],
+    pieces: list[MicroBatch],
+    precision: str,
+    stack: ExitStack,
 ) -> Step:
     """private-transformers, ghost clipping, with its own noise (torch.normal, float32)."""
     from private_transformers import PrivacyEngine
 
+    wrapped = _Plain(model).train()
     engine = PrivacyEngine(
-        model.train(),
+        wrapped,
         batch_size=sum(map(len, pieces)),
         sample_size=EXAMPLES,
         epochs=3,
@@ -146,8 +181,8 @@ def _private_transformers(
 
     def take() -> None:
         for piece in pieces[:-1]:
-            optimizer.virtual_step(loss=_losses(model, piece))
-        optimizer.step(loss=_losses(model, pieces[-1]))
+            optimizer.virtual_step(loss=_losses(wrapped, piece, precision))
+        optimizer.step(loss=_losses(wrapped, pieces[-1], precision))
         optimizer.zero_grad()
 
     return take
@@ -171,8 +206,12 @@ def noise_alone(parameters: Mapping[str, nn.Parameter]) -> float:
 
 def contenders() -> list[str]:
     """Names of those that can run here, the baseline first."""
-    installed = [name for name, (module, _) in PEERS.items() if importlib.util.find_spec(module)]
-    return [BASELINE, *ENGINES.names(), *installed]
+    return [BASELINE, *ENGINES.names(), *peers()]
+
+
+def peers() -> list[str]:
+    """Names of the other libraries that are installed."""
+    return [name for name, (module, _) in PEERS.items() if importlib.util.find_spec(module)]
 
 
 def contender(name: str) -> Contender:

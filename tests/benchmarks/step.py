@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.step                                     # every mode, size and engine
     python -m tests.benchmarks.step --modes full lora --seconds 600     # as many rounds as fit into it
+    python -m tests.benchmarks.step --table                             # the README's, in half an hour
 
 In each round every engine takes one step of the same 512 examples (micro-batches, noise and optimizer
 included) in random order; its time is divided by that of the step without privacy in the same round, and the
@@ -30,13 +31,14 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from dpft.tables import MODES
-from tests.benchmarks.contenders import BASELINE, contender, contenders, noise_alone
+from tests.benchmarks.contenders import BASELINE, contender, contenders, noise_alone, peers
 from tests.benchmarks.machine import machine
 from tests.benchmarks.work import LENGTHS, SIZES, Work, build, logical_batch
 
 __all__ = ["Row", "main"]
 
 _LEAST_ROUNDS = 3
+_COMPARED = ("full", "lora")  # modes that every peer can do
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Row:
 def started(work: Work, name: str, stack: ExitStack, pieces: int | None = None) -> Any:
     """A step function of ``name`` on a model of its own, and what is trained."""
     model, parameters = build(work)
-    return contender(name)(model, parameters, logical_batch(work)[:pieces], stack), parameters
+    return contender(name)(model, parameters, logical_batch(work)[:pieces], work.precision, stack), parameters
 
 
 def race(work: Work, names: list[str], rounds: int, seconds: float) -> list[Row]:
@@ -145,6 +147,7 @@ HEADER = [
     "mode",
     "lengths",
     "threads",
+    "precision",
     "engine",
     "CPU ratio",
     "range",
@@ -157,7 +160,7 @@ HEADER = [
 
 def cells(work: Work, row: Row, baseline: Row) -> list[str]:
     """One line of the table."""
-    about = [work.size, work.mode, work.lengths, str(work.threads), row.engine]
+    about = [work.size, work.mode, work.lengths, str(work.threads), work.precision, row.engine]
     if row.cpu_ratio is None or row.wall_ratio is None or row.tokens_per_second is None:
         return [*about, row.failure, "", "", "", "", ""]
     ratios = [a / b for a, b in zip(row.cpu, baseline.cpu, strict=True)]
@@ -194,16 +197,43 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
     parser.add_argument("--lengths", nargs="+", default=["dynamic"], choices=LENGTHS)
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
     parser.add_argument("--engines", nargs="+", default=contenders(), choices=contenders())
     parser.add_argument("--examples", type=int, default=512)
     parser.add_argument("--micro-batch-tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=9, help="at most, of each work")
     parser.add_argument("--seconds", type=float, default=1800, help="in all; each work has three rounds")
+    parser.add_argument("--table", action="store_true", help="the README's: who, how and how often are fixed")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
     parser.add_argument("--peak-of", type=json.loads, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.table:
+        options.lengths, options.threads, options.rounds = ["dynamic", "fixed"], [1, 2], 5
+        options.engines, options.markdown = [BASELINE, "dpft", *peers()], True
+    return options
+
+
+def chosen(options: argparse.Namespace) -> Iterator[Work]:
+    """What is measured, in the order of the lines; of ``--table``'s longest works, only some."""
+    size_of = (options.examples, options.micro_batch_tokens)
+    for size in options.sizes:
+        for lengths in options.lengths:
+            for threads in options.threads:
+                long = options.table and size == "L6H384" and lengths == "fixed"
+                for mode in options.modes:
+                    if long and (threads == 1 or mode not in _COMPARED):
+                        continue
+                    for precision in options.precisions:
+                        yield Work(size, mode, lengths, *size_of, threads, precision)
+
+
+def named(work: Work, options: argparse.Namespace) -> list[str]:
+    """Who takes part, the baseline first; in ``--table``, other libraries where they can be compared."""
+    names = [BASELINE, *(name for name in options.engines if name != BASELINE)]
+    peerless = work.mode not in _COMPARED or work.threads > 1 or work.lengths == "fixed"
+    return [name for name in names if not (options.table and peerless and name in peers())]
 
 
 def main() -> None:
@@ -215,23 +245,22 @@ def main() -> None:
         torch.set_num_threads(work["threads"])
         print_peak(name, Work(**work))
         return
-    works = [
-        Work(size, mode, lengths, options.examples, options.micro_batch_tokens, threads)
-        for size in options.sizes
-        for mode in options.modes
-        for lengths in options.lengths
-        for threads in options.threads
-    ]
-    names = [BASELINE, *(name for name in options.engines if name != BASELINE)]
+    works = list(chosen(options))
+
+    def weighed(work: Work) -> bool:
+        """Whether its memory is measured: once, not for every number of threads."""
+        first = work.threads == options.threads[0] and (work.lengths == "dynamic" or not options.table)
+        return first and not options.no_memory
+
     deadline = time.monotonic() + options.seconds
     lines, record = [HEADER], []
     for number, work in enumerate(works):
         torch.set_num_threads(work.threads)
         share = (deadline - time.monotonic()) / (len(works) - number)
         with threadpool_limits(work.threads):
-            rows = race(work, names, options.rounds, share * (1 if options.no_memory else 0.7))
+            rows = race(work, named(work, options), options.rounds, share * (0.7 if weighed(work) else 1))
         for row in rows:
-            if not (options.no_memory or row.failure):
+            if weighed(work) and not row.failure:
                 row.peak_mb = peak_memory(work, row.engine)
             lines.append(cells(work, row, rows[0]))
             print("  ".join(lines[-1]), file=sys.stderr, flush=True)

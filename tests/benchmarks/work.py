@@ -33,6 +33,7 @@ class Work:
         examples: of the logical batch.
         budget: tokens of a micro-batch, padding included.
         threads: of torch.
+        precision: "fp32" or "bf16" (autocast), for everyone alike.
     """
 
     size: str
@@ -41,6 +42,7 @@ class Work:
     examples: int
     budget: int
     threads: int = 1
+    precision: str = "fp32"
 
 
 def build(work: Work) -> tuple[Any, dict[str, nn.Parameter]]:

@@ -86,7 +86,7 @@ def _norms_by_size(gradients: Mapping[str, PerExampleGradient]) -> dict[str, Nor
         if isinstance(gradient, DenseGradient) and gradient.rows.shape[1] % _RUN == 0:
             rows = gradient.rows.reshape(gradient.batch_size, -1, _RUN)
             sizes.setdefault(rows.shape[1], {})[name] = torch.linalg.vector_norm(rows, dim=2)
-    found = {}
+    found: dict[str, Norms] = {}
     for runs in sizes.values():
         squares = torch.stack(list(runs.values())).double().square_().sum(2).unbind(0)
         found |= {name: Norms(square, square) for name, square in zip(runs, squares, strict=True)}

@@ -1,4 +1,4 @@
-"""How the tape watches a value: what changes in place do to it, how often it tells, what is kept meanwhile."""
+"""How the tape watches a value: what changes in place do to it, how often it tells, what it keeps."""
 
 from __future__ import annotations
 
