@@ -236,14 +236,15 @@ class HardwareSpec(Frozen):
 
     Attributes:
         micro_batch_tokens: tokens (padding included) that go through the model at once.
-        precision: of matrix products in the model; clipping and noise never go below float32 and float64.
+        precision: of matrix products in the model; auto is settled before a run is recorded. Clipping and
+            noise never go below float32 and float64.
         num_threads: CPU threads; None leaves the libraries' choice.
         checkpoint_every: steps between checkpoints; 0 for none but when the run is stopped; None for about
             twenty in a run, a minute apart or more (``training.keeper.Cadence`` decides).
     """
 
     micro_batch_tokens: Annotated[int, Field(ge=1)] = 2048
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_threads: Annotated[int, Field(ge=1)] | None = None
     checkpoint_every: Annotated[int, Field(ge=0)] | None = None
 
@@ -271,11 +272,12 @@ class RunSpec(Frozen):
                 "the masks of all others",
                 hint="leave --lora-dropout at 0 (the noise regularises already), or give --no-dp",
             )
-        if self.privacy.enabled and self.hardware.precision == "bf16":
+        engine = self.privacy.engine
+        if self.privacy.enabled and self.hardware.precision == "bf16" and engine != "dpft":
             raise PrivacyError(
-                "precision bf16 rounds an example's gradient by the padding that a longer neighbour brings "
-                "(measured: 1% of the clipping norm)",
-                hint="give --precision fp32, or --no-dp",
+                f"engine {engine!r} at precision bf16 would round an example's gradient by the padding that "
+                "a longer neighbour brings",
+                hint="give --precision fp32, or --engine dpft",
             )
         return self
 

@@ -110,7 +110,9 @@ def _look(given: Given, *, with_model: bool) -> tuple[list[Check], Diagnosis | N
         else:
             progress.working("loading libraries")
         from dpft.training.diagnose import check_environment, diagnose
+        from dpft.training.precision import settled
 
+        spec = settled(spec) if spec is not None else None
         checks = [*check_environment(), *check_store(paths.home())]
         diagnosis = diagnose(spec, progress) if spec is not None else None
     if diagnosis is not None:

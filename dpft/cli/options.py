@@ -89,7 +89,7 @@ STATED = {
     "engine": "dpft",
     "seed": "0",
     "micro_batch_tokens": "2048",
-    "precision": "fp32",
+    "precision": "auto",
 }
 """Defaults as help texts state them; their owners are the specs (and this table, for the mode)."""
 
@@ -269,7 +269,11 @@ MicroBatchTokens = Annotated[
 ]
 Precision = Annotated[
     str | None,
-    setting("--precision", help="Of the model's matrix products: fp32 or bf16.", panel=HARDWARE),
+    setting(
+        "--precision",
+        help="Of the model's matrix products: fp32, bf16, or auto: bf16 where the hardware has it.",
+        panel=HARDWARE,
+    ),
 ]
 
 Name = Annotated[

@@ -6,14 +6,16 @@ how the sums are computed, and the contract suite holds them to the same sums.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from dpft.privacy.clipping import Clipper
 
@@ -27,13 +29,21 @@ class MicroBatch:
     Attributes:
         inputs: model keyword arguments, each with one row per example.
         labels: int64, (b).
+        fill: how many of the last rows only give the batch its shape: their loss is zero, whatever they say.
     """
 
     inputs: Mapping[str, Tensor]
     labels: Tensor
+    fill: int = 0
 
     def __len__(self) -> int:
+        """Rows, those that count for nothing included."""
         return self.labels.shape[0]
+
+    @property
+    def examples(self) -> int:
+        """Rows that count."""
+        return len(self) - self.fill
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,14 @@ class PieceReport:
     losses: Tensor
     norms: Tensor | None
     dropped: int
+
+    def of_first(self, count: int) -> PieceReport:
+        """Of the first ``count`` rows alone: the others were no examples."""
+        if len(self.losses) <= count:
+            return self
+        losses, norms = self.losses[:count], None if self.norms is None else self.norms[:count]
+        finite = torch.isfinite(losses if norms is None else losses + norms)
+        return PieceReport(losses, norms, int((~finite).sum()) if self.dropped else 0)
 
 
 class Session(Protocol):
@@ -91,9 +109,41 @@ def example_losses(model: Any, batch: MicroBatch, precision: str) -> Tensor:
     """Cross-entropy of each example on its own, float32, (b): no mean over tokens or batch couples them."""
     with autocast(batch.labels.device, precision):
         logits: Tensor = model(**batch.inputs).logits
-    return F.cross_entropy(logits.float(), batch.labels, reduction="none")
+    losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")
+    return F.pad(losses[: batch.examples], (0, batch.fill)) if batch.fill else losses
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The autocast context of ``precision`` ("fp32" or "bf16")."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """The autocast context of ``precision`` ("fp32" or "bf16").
+
+    Under bf16, matrix products take bfloat16 and attention takes float32: PyTorch's attention on CPUs has a
+    slow backward pass in bfloat16, and there it is where padding would tell.
+    """
+    if precision != "bf16":
+        yield
+        return
+    with torch.autocast(device.type, dtype=torch.bfloat16), _WideAttention(device.type):
+        yield
+
+
+class _WideAttention(TorchFunctionMode):
+    """Within, ``scaled_dot_product_attention`` computes in float32, and so answers."""
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self._device_type = device_type
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        with torch.autocast(self._device_type, enabled=False):
+            return func(*tree_map(_wide, tuple(args)), **tree_map(_wide, dict(kwargs)))
+
+
+def _wide(value: Any) -> Any:
+    """float32 in place of bfloat16."""
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value

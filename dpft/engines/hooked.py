@@ -145,6 +145,8 @@ class HookedSession:
         Raises:
             PrivacyError: a parameter got a gradient that the library has no norm of.
         """
+        if batch.fill:
+            batch = _rows(batch, torch.arange(batch.examples))
         try:
             if self._norms_only:
                 try:

@@ -43,7 +43,7 @@ class OneByOneSession:
     def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
         """Add ``Σ_i c_i g_i`` to ``sums``; an example that is not finite contributes exactly nothing."""
         losses, norms, dropped = [], [], 0
-        for row in range(len(batch)):
+        for row in range(batch.examples):
             loss, gradients = self._gradients(MicroBatch(alone(batch, row), batch.labels[row : row + 1]))
             squares = {name: gradient.norms() for name, gradient in gradients.items()}
             norm = torch.stack([n.square for n in squares.values()]).sum(0).sqrt()

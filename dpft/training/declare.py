@@ -54,6 +54,8 @@ _PACKAGES = (
 )
 _FLOAT_PATH = "53-bit uniforms, Box-Muller in float64, added to the sum in float64, then rounded"
 
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16 autocast, float32 weights and attention"}
+
 
 def example_in_words(data: PreparedData) -> str:
     """What one example is: "one row of sst2/train: a text and its label"."""
@@ -147,7 +149,7 @@ def declare(
         else Randomness(sampling_generator="NumPy PCG64, seeded"),
         software=Software(
             versions={"python": platform.python_version(), "dpft": __version__, **software_versions(engine)},
-            dtype={"fp32": "float32", "bf16": "bfloat16 autocast, float32 weights"}[spec.hardware.precision],
+            dtype=_DTYPES[spec.hardware.precision],
             device=", ".join(sorted({parameter.device.type for parameter in parameters.values()})),
         ),
         evidence=Evidence(

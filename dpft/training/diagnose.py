@@ -33,7 +33,9 @@ from dpft.training.assemble import tuned_model
 from dpft.training.loop import make_optimizer
 from dpft.training.memory import Memory, measure
 from dpft.training.observer import Observer
+from dpft.training.precision import settled
 from dpft.training.preflight import LENGTHS, check_reachable, compare_engine, synthetic_batch
+from dpft.training.rounding import check_rounding
 from dpft.tuning.base import load_tokenizer
 
 __all__ = ["Diagnosis", "Layers", "check_environment", "diagnose"]
@@ -119,7 +121,7 @@ def diagnose(spec: RunSpec, observer: Observer | None = None) -> Diagnosis:
     Raises:
         DpftError: the model cannot be loaded or tuned so.
     """
-    observer = observer or Observer()
+    observer, spec = observer or Observer(), settled(spec)
     observer.working(f"loading {spec.model.checkpoint}")
     return _Patient(spec, observer).examined()
 
@@ -146,6 +148,8 @@ class _Patient:
         works = all(check.ok for check in checks)
         if works:
             checks.append(attempt("bound", self._bound, private=True))
+            if self.spec.hardware.precision == "bf16":
+                checks.append(attempt("rounding", self._rounding, private=True))
             self.observer.working("taking a private step")
             checks.append(attempt("moves", self._moves, private=True))
         else:
@@ -223,6 +227,23 @@ class _Patient:
             )
         precision = self.spec.hardware.precision
         return f"an example contributes at most {worst:.7f} of the clipping norm, at {precision}"
+
+    def _rounding(self) -> str:
+        """At bf16, each example in several companies."""
+        batch = self._batch()
+        check_rounding(
+            self.engine,
+            self.model,
+            self.parameters,
+            self._clipper(1.0),
+            longest=self.spec.data.max_length,
+            token_budget=self.spec.hardware.micro_batch_tokens,
+            extra_tokens=self.spec.tuning.num_prepend_tokens or 0,
+            token_types="token_type_ids" in batch.inputs,
+            pad_token_id=int(self.tokenizer.pad_token_id or 0),
+            labels=len(_LABELS),
+        )
+        return "bf16 rounds an example alike alone and in company, to the last bit of its loss"
 
     def _moves(self) -> str:
         """A private step on the made-up texts; afterwards the model is as it was."""

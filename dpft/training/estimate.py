@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from dpft.data.prepare import PreparedSplit
-from dpft.engines.base import MicroBatch, Session, autocast
+from dpft.engines.base import MicroBatch, Session
+from dpft.privacy.pieces import by_own_length
 from dpft.privacy.plan import OrdinaryPlan, PrivatePlan, make_plan
 from dpft.privacy.sampling import micro_batches
 from dpft.privacy.step import step
@@ -105,12 +106,17 @@ def pieces_of(lengths: npt.NDArray[np.integer], examples: int, token_budget: int
     Returns:
         Longest first, as a step has them.
     """
-    ranks = ((np.arange(examples) + 0.5) * len(lengths) / examples).astype(np.int64)
-    drawn = np.sort(lengths)[ranks]
+    drawn = _drawn(lengths, examples)
     return [
         Piece(len(rows), int(drawn[rows].max()))
         for rows in micro_batches(np.arange(examples), drawn, token_budget)
     ]
+
+
+def _drawn(lengths: npt.NDArray[np.integer], examples: int) -> npt.NDArray[np.integer]:
+    """``examples`` evenly spaced quantiles of ``lengths``, ascending."""
+    ranks = ((np.arange(examples) + 0.5) * len(lengths) / examples).astype(np.int64)
+    return np.sort(lengths)[ranks]
 
 
 class Probe:
@@ -150,7 +156,13 @@ class Probe:
         """Of a step with so many examples; of one, the longest there is."""
         lengths = self._lengths(split)
         budget = self._spec.hardware.micro_batch_tokens
-        return pieces_of(lengths if examples > 1 else lengths.max(keepdims=True), examples, budget)
+        lengths = lengths if examples > 1 else lengths.max(keepdims=True)
+        if self._spec.hardware.precision != "bf16" or not self._spec.privacy.enabled:
+            return pieces_of(lengths, examples, budget)
+        extra = self._spec.tuning.num_prepend_tokens or 0
+        drawn = _drawn(lengths, examples) - extra
+        cut = by_own_length(drawn, self._spec.data.max_length, budget, extra)
+        return [Piece(len(piece.rows), (piece.width or 0) + extra) for piece in cut(np.arange(examples))]
 
     def _lengths(self, split: PreparedSplit) -> npt.NDArray[np.int64]:
         own = split.lengths.astype(np.int64)
@@ -196,8 +208,7 @@ class Probe:
         batch = self._batch(middle)
         with resting(self._assembled.model):
             began = self._clock()
-            with autocast(batch.labels.device, self._spec.hardware.precision):
-                self._assembled.model(**batch.inputs)
+            self._assembled.model(**batch.inputs)
             rate = (self._clock() - began) / middle.tokens
         return rate * sum(piece.tokens for piece in pieces)
 

@@ -13,7 +13,6 @@ import torch
 from dpft.data.metrics import compute_metrics, is_single_class_collapse, majority_baseline, wilson_interval
 from dpft.data.prepare import PreparedSplit
 from dpft.data.task import Task
-from dpft.engines.base import autocast
 from dpft.privacy.sampling import micro_batches
 from dpft.spec import HardwareSpec
 from dpft.training.batches import collate
@@ -44,14 +43,16 @@ class Evaluation:
 def predict(
     model: Any, split: PreparedSplit, pad_token_id: int, hardware: HardwareSpec, extra_tokens: int = 0
 ) -> torch.Tensor:
-    """Logits of every row in order, float32, (rows, labels)."""
+    """Logits of every row in order, (rows, labels), at float32 whatever the training's precision.
+
+    So a score is that of the model as anybody loads it.
+    """
     logits: list[torch.Tensor] = []
     order: list[np.ndarray[Any, np.dtype[np.int64]]] = []
     lengths = split.lengths + extra_tokens
     for rows in micro_batches(np.arange(split.rows), lengths, hardware.micro_batch_tokens):
         batch = collate(split, rows, pad_token_id)
-        with autocast(batch.labels.device, hardware.precision):
-            logits.append(model(**batch.inputs).logits.float())
+        logits.append(model(**batch.inputs).logits.float())
         order.append(rows)
     together = torch.cat(logits)
     out = torch.empty_like(together)

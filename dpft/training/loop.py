@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from dpft.data.prepare import PreparedSplit
 from dpft.engines.base import MicroBatch, PieceReport, Session
 from dpft.errors import PrivacyError
+from dpft.privacy.pieces import Cut, Piece, as_they_come, by_own_length
 from dpft.privacy.plan import Plan
-from dpft.privacy.sampling import micro_batches
 from dpft.privacy.step import accumulators, step
 from dpft.spec import HardwareSpec, OptimisationSpec
 from dpft.training.batches import collate
@@ -60,6 +60,7 @@ class Fit:
         extra_tokens: virtual tokens that lengthen every example inside the model.
         features: stand for the examples, where only the head trains.
         share: the part of a step's micro-batches that this process computes; all of them, if it is alone.
+        max_length: what texts of any data are truncated to, in tokens, virtual ones not counted.
     """
 
     plan: Plan
@@ -69,7 +70,8 @@ class Fit:
     pad_token_id: int
     extra_tokens: int = 0
     features: Features | None = None
-    share: Callable[[Iterator[Indices]], Iterator[Indices]] = iter
+    share: Callable[[Iterator[Piece]], Iterator[Piece]] = iter
+    max_length: int = 0
 
 
 def make_optimizer(
@@ -143,17 +145,17 @@ def fit(
         )
     signals = Deferred()
     features = work.features
-    lengths = features.lengths if features is not None else work.split.lengths + work.extra_tokens
+    cut = _cut(work, hardware)
     sums = accumulators(work.parameters)
     began = time.monotonic()
 
     def pieces(indices: Indices) -> Iterator[MicroBatch]:
-        for rows in work.share(micro_batches(indices, lengths, hardware.micro_batch_tokens)):
+        for piece in work.share(cut(indices)):
             signals.check()
             if features is not None:
-                yield features.batch(rows)
+                yield features.batch(piece.rows)
             else:
-                yield collate(work.split, rows, work.pad_token_id)
+                yield collate(work.split, piece.rows, work.pad_token_id, piece.width, piece.fill)
 
     for index in range(learner.applied, steps):
         reports: list[PieceReport] = []
@@ -161,7 +163,7 @@ def fit(
         def accumulate(
             piece: MicroBatch, sums: Mapping[str, Tensor], reports: list[PieceReport] = reports
         ) -> None:
-            reports.append(work.session.accumulate(piece, sums))
+            reports.append(work.session.accumulate(piece, sums).of_first(piece.examples))
 
         with signals:
             draw = step(work.plan, work.parameters, pieces, accumulate, sums)
@@ -174,6 +176,16 @@ def fit(
             )
             keep(done)
         report(done)
+
+
+def _cut(work: Fit, hardware: HardwareSpec) -> Cut:
+    """How a logical batch is cut: by each example's own length alone, where rounding would tell of others."""
+    budget = hardware.micro_batch_tokens
+    if work.features is not None:
+        return as_they_come(work.features.lengths, budget)
+    if hardware.precision == "bf16" and work.plan.clipper is not None:
+        return by_own_length(work.split.lengths, work.max_length, budget, work.extra_tokens)
+    return as_they_come(work.split.lengths + work.extra_tokens, budget)
 
 
 def _details(batch_size: int, reports: list[PieceReport]) -> dict[str, Any]:

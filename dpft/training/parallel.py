@@ -29,6 +29,7 @@ from dpft.training.assemble import Assembled, assemble, open_session
 from dpft.training.keeper import spec_digest
 from dpft.training.loop import Fit, begin, fit
 from dpft.training.observer import Observer
+from dpft.training.precision import settled
 from dpft.training.signals import Deferred
 
 __all__ = ["follow", "leading", "require_alone", "world_size"]
@@ -102,6 +103,7 @@ def follow(spec: RunSpec, team: Team) -> Mapping[str, nn.Parameter] | None:
 
 
 def _follow(spec: RunSpec, team: Team) -> Mapping[str, nn.Parameter]:
+    spec = settled(spec)
     if spec.hardware.num_threads is not None:
         torch.set_num_threads(spec.hardware.num_threads)
     assembled = assemble(spec, Observer())
@@ -117,6 +119,7 @@ def _follow(spec: RunSpec, team: Team) -> Mapping[str, nn.Parameter]:
             split=split,
             pad_token_id=assembled.pad_token_id,
             extra_tokens=spec.tuning.num_prepend_tokens or 0,
+            max_length=spec.data.max_length,
             share=functools.partial(parallel.share, rank=team.rank, size=team.size),
         )
         learner = begin(assembled.parameters, spec.optimisation, schedule.steps)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpft.engines.base import Engine
 from dpft.errors import DpftError, PrivacyError, StoreError
 from dpft.privacy.plan import OrdinaryPlan, PrivatePlan, make_plan
 from dpft.privacy.team import Team
@@ -22,20 +21,20 @@ from dpft.runs.record import RunRecord
 from dpft.runs.seal import seal
 from dpft.runs.store import Store
 from dpft.spec import RunSpec
-from dpft.tables import CLIPPERS, ENGINES
 from dpft.training.assemble import Assembled, assemble, open_session
 from dpft.training.card import card
 from dpft.training.checkpoint import Checkpoints
+from dpft.training.checks import check_before_training
 from dpft.training.declare import declare
 from dpft.training.estimate import foreseen
 from dpft.training.evaluation import Evaluation, evaluate, resting
 from dpft.training.facts import facts_of
-from dpft.training.frozen import made_up, with_features
+from dpft.training.frozen import with_features
 from dpft.training.keeper import Cadence, Keeper, origin_of
 from dpft.training.loop import Fit, StepReport, epoch_ended, fit
 from dpft.training.observer import Observer, Progress, RunFacts
 from dpft.training.parallel import leading, require_alone
-from dpft.training.preflight import check_engine, check_reachable
+from dpft.training.precision import settled
 from dpft.training.resume import Carried, Continued, carry, changed, check_materials
 from dpft.training.signals import Deferred, uninterrupted
 from dpft.training.so_far import EpsilonSoFar
@@ -72,11 +71,12 @@ def train(
         require_alone()
     observer = observer or Observer()
     store = store or Store()
+    spec = settled(spec)
     if spec.hardware.num_threads is not None:
         torch.set_num_threads(spec.hardware.num_threads)
     assembled = assemble(spec, observer)
     plan = _plan(spec, assembled, observer)
-    for note in _preflight(spec, assembled):
+    for note in check_before_training(spec, assembled):
         observer.warned(note)
     spending = Spending(spec, assembled.data, plan, store, observer)
     spending.check()
@@ -118,7 +118,7 @@ def resume(
     observer = observer or Observer()
     store = store or Store()
     with store.take(store.resolve(reference)) as taken:
-        spec = changed(store.spec(taken.record), changes or {})
+        spec = settled(changed(store.spec(taken.record), changes or {}))
         if spec.hardware.num_threads is not None:
             torch.set_num_threads(spec.hardware.num_threads)
         found = Checkpoints(taken.checkpoints).newest()
@@ -127,7 +127,7 @@ def resume(
         assembled = assemble(spec, observer)
         continued = check_materials(found, taken.record, spec, assembled, store.home)
         plan = _plan(spec, assembled, observer, continued)
-        for note in _preflight(spec, assembled):
+        for note in check_before_training(spec, assembled):
             observer.warned(note)
         carried = carry(found, spec, assembled, plan, observer)
         spending = Spending(spec, assembled.data, plan, store, observer, resumed=taken.record.run_id)
@@ -144,9 +144,10 @@ def plan_run(spec: RunSpec, observer: Observer | None = None, *, probe: bool = F
         DpftError: what would stop the run before its first step.
     """
     observer = observer or Observer()
+    spec = settled(spec)
     assembled = assemble(spec, observer)
     plan = _plan(spec, assembled, observer)
-    for note in _preflight(spec, assembled):
+    for note in check_before_training(spec, assembled):
         observer.warned(note)
     return foreseen(spec, assembled, plan, observer, probe=probe)
 
@@ -260,6 +261,7 @@ class _Run:
                 split=train_split,
                 pad_token_id=self.assembled.pad_token_id,
                 extra_tokens=self.spec.tuning.num_prepend_tokens or 0,
+                max_length=self.spec.data.max_length,
                 features=self.assembled.features,
                 share=share,
             )
@@ -371,18 +373,6 @@ def _plan(
         # No refusal: that would tell how many there are. This line stays with whoever trains.
         observer.warned("there are more examples than --public-n: batches are larger than expected, δ is lax")
     return plan
-
-
-def _preflight(spec: RunSpec, assembled: Assembled) -> tuple[str, ...]:
-    """Compare engine and truth on synthetic text; what the user should know of it."""
-    batch = made_up(assembled)
-    with resting(assembled.model):
-        check_reachable(assembled.model, assembled.parameters, batch)
-        if spec.privacy.enabled:
-            engine: Engine = ENGINES.get(spec.privacy.engine)
-            clipping = CLIPPERS.get(spec.privacy.clipping)
-            return check_engine(engine, assembled.model, assembled.parameters, batch, clipping)
-    return ()
 
 
 def _check_moved(before: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:

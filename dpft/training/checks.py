@@ -1,0 +1,52 @@
+"""What a run is held to before its first step, on made-up text."""
+
+from __future__ import annotations
+
+from dpft.engines.base import Engine
+from dpft.spec import RunSpec
+from dpft.tables import CLIPPERS, ENGINES
+from dpft.training.assemble import Assembled
+from dpft.training.evaluation import resting
+from dpft.training.frozen import made_up
+from dpft.training.preflight import check_engine, check_reachable
+from dpft.training.rounding import check_rounding
+
+__all__ = ["check_before_training"]
+
+
+def check_before_training(spec: RunSpec, assembled: Assembled) -> tuple[str, ...]:
+    """Compare engine and truth, and at bf16 an example's rounding in several companies.
+
+    Args:
+        spec: the run, its precision settled.
+        assembled: its materials; afterwards they are as they were.
+
+    Returns:
+        What the user should know of how the engine works here, in sentences.
+
+    Raises:
+        ModelError: a parameter that the output does not depend on.
+        PrivacyError: the engine is not exact here, or an example's gradient is not its own.
+    """
+    batch = made_up(assembled)
+    with resting(assembled.model):
+        check_reachable(assembled.model, assembled.parameters, batch)
+        if not spec.privacy.enabled:
+            return ()
+        engine: Engine = ENGINES.get(spec.privacy.engine)
+        clipping = CLIPPERS.get(spec.privacy.clipping)
+        notes = check_engine(engine, assembled.model, assembled.parameters, batch, clipping)
+        if spec.hardware.precision == "bf16":
+            check_rounding(
+                engine,
+                assembled.model,
+                assembled.parameters,
+                clipping(1.0),
+                longest=spec.data.max_length,
+                token_budget=spec.hardware.micro_batch_tokens,
+                extra_tokens=spec.tuning.num_prepend_tokens or 0,
+                token_types="token_type_ids" in batch.inputs,
+                pad_token_id=assembled.pad_token_id,
+                labels=len(assembled.task.labels),
+            )
+        return notes

@@ -1,0 +1,109 @@
+"""Does bfloat16 round an example's gradient the same way in any company?
+
+In float64 a model that keeps its examples apart agrees with itself (:mod:`dpft.training.company`); in
+bfloat16 it need not: a kernel that adds up in another order for other rows rounds to other numbers. In
+training each example has a width of its own (:mod:`dpft.privacy.pieces`), so what is left to see is that
+neither the number of rows, of which there are few to try, nor neighbours or place among them decide anything.
+That is seen here, to the last bit of each loss, on this machine, with this model, before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from dpft.engines.base import Engine, MicroBatch
+from dpft.errors import PrivacyError
+from dpft.privacy.clipping import Clipper
+from dpft.privacy.pieces import own_width, rows_of
+from dpft.training.moved import moved
+from dpft.training.preflight import synthetic_batch
+
+__all__ = ["check_rounding"]
+
+_NORMS = 1e-6  # relative; norms are added up in float32 products, whose order may be the batch's
+_SHORT = 6
+
+
+def check_rounding(
+    engine: Engine,
+    model: Any,
+    parameters: Mapping[str, nn.Parameter],
+    clipper: Clipper,
+    *,
+    longest: int,
+    token_budget: int,
+    extra_tokens: int,
+    token_types: bool,
+    pad_token_id: int,
+    labels: int,
+) -> None:
+    """Refuse bf16 where company or place change what an example contributes.
+
+    Args:
+        engine: that is to train.
+        model: in its mode, in eval mode.
+        parameters: its trainable parameters by name.
+        clipper: any; what is compared comes before clipping.
+        longest: what texts are truncated to.
+        token_budget: of micro-batches.
+        extra_tokens: virtual tokens of the mode.
+        token_types: whether the tokenizer gives ``token_type_ids``.
+        pad_token_id: of the tokenizer.
+        labels: number of labels.
+
+    Raises:
+        PrivacyError: a loss differs in its last bit, or a norm beyond rounding in float32.
+    """
+    sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+    with moved(parameters), engine.session(model, parameters, clipper, "bf16") as session:
+        for length in sorted({min(_SHORT, longest - 1), longest - 1} - {0}):
+            width = own_width(length, longest)
+            texts = synthetic_batch(
+                model,
+                token_types=token_types,
+                labels=labels,
+                pad_token_id=pad_token_id,
+                lengths=(length, max(1, length - 1), max(1, length - 2)),
+            )
+            seen: dict[int, tuple[Tensor, Tensor]] = {}
+            for rows, fill in _companies(rows_of(width, token_budget, extra_tokens)):
+                report = session.accumulate(_shaped(texts, rows, fill, width, pad_token_id), sums)
+                assert report.norms is not None
+                for place, text in enumerate(rows[: len(rows) - fill]):
+                    found = report.losses[place], report.norms[place]
+                    _compare(model, seen.setdefault(text, found), found)
+
+
+def _companies(most: int) -> Iterator[tuple[list[int], int]]:
+    """Texts 0, 1 and 2 in each number of rows up to ``most``; and how many of these count for nothing."""
+    yield [0], 0
+    for doublings in range(1, most.bit_length()):
+        count = 1 << doublings
+        yield [(place + doublings) % 3 for place in range(count)], count // 3
+    yield [place % 3 for place in reversed(range(most))], 0
+
+
+def _shaped(texts: MicroBatch, rows: list[int], fill: int, width: int, pad_token_id: int) -> MicroBatch:
+    """``rows`` of ``texts``, padded to ``width``."""
+    more = width - texts.inputs["input_ids"].shape[1]
+    inputs = {
+        key: F.pad(value[rows], (0, more), value=pad_token_id if key == "input_ids" else 0)
+        for key, value in texts.inputs.items()
+    }
+    return MicroBatch(inputs, texts.labels[rows], fill)
+
+
+def _compare(model: Any, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> None:
+    same = torch.equal(first[0], second[0])
+    apart = float((first[1] - second[1]).abs())
+    if not (same and apart <= _NORMS * float(first[1])):
+        raise PrivacyError(
+            f"{type(model).__name__} rounds an example at bf16 by its company: its loss differs by "
+            f"{float((first[0] - second[0]).abs()):.2g}, its gradient's norm by {apart:.2g}",
+            hint="give --precision fp32",
+        )
