@@ -35,6 +35,7 @@ from dpft.training.batches import collate
 from dpft.training.frozen import with_features
 from dpft.training.loop import Fit, begin, fit
 from dpft.training.observer import Observer
+from dpft.training.precision import settled
 from tests.benchmarks.machine import machine
 from tests.benchmarks.step import table
 
@@ -65,6 +66,7 @@ def prepared(mode: str, options: argparse.Namespace, *, apart: bool = False) -> 
         optimisation=OptimisationSpec(learning_rate=1e-6, batch_size=BATCH, epochs=EPOCHS),
         hardware=HardwareSpec.model_validate({"precision": "fp32"} if apart else hardware),
     )
+    spec = settled(spec)
     found = assemble(spec, Observer())
     plan = make_plan(found.data.splits["train"].rows, spec.optimisation, spec.privacy)
     assert isinstance(plan, PrivatePlan)
@@ -93,6 +95,7 @@ def ours(job: Job, stack: ExitStack) -> Callable[[], None]:
         split=assembled.data.splits["train"],
         pad_token_id=assembled.pad_token_id,
         features=assembled.features,
+        max_length=PADDED,
     )
     learner = begin(assembled.parameters, optimisation, job.plan.schedule.steps)
 
