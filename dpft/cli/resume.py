@@ -53,6 +53,8 @@ def _check(given: Given, spec: RunSpec) -> None:
             )
         part, field = FIELDS[name]
         stored = getattr(getattr(spec, part), field)
+        if (name, value) == ("precision", "auto"):
+            continue  # whatever it was settled to when the run began
         if as_stored(name, value) != stored:
             raise UsageError(
                 f"{_said(name, value)}{_source(name, given)}, but the run was begun {_begun(name, stored)}",

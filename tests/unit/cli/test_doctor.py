@@ -33,7 +33,9 @@ def test_without_a_model_the_environment_is_looked_at(dpft: Command) -> None:
 
 
 def test_a_model_is_looked_at(dpft: Command, tiny_model: Path) -> None:
-    outcome = dpft("doctor", "-m", tiny_model, "-f", "ia3", "--max-length", 32, "--json")
+    outcome = dpft(
+        "doctor", "-m", tiny_model, "-f", "ia3", "--max-length", 32, "--precision", "fp32", "--json"
+    )
     assert outcome.code == 0
     found = outcome.json
     assert [check["name"] for check in found["checks"]] == ENVIRONMENT + MODEL
@@ -44,8 +46,15 @@ def test_a_model_is_looked_at(dpft: Command, tiny_model: Path) -> None:
     assert found["notes"] == []
 
 
+def test_at_bf16_its_rounding_is_looked_at(dpft: Command, tiny_model: Path) -> None:
+    outcome = dpft("doctor", "-m", tiny_model, "--max-length", 32, "--precision", "bf16", "--json")
+    assert outcome.code == 0
+    assert outcome.json["model"]["precision"] == "bf16"
+    assert {"name": "rounding", "ok": True}.items() <= outcome.json["checks"][-2].items()
+
+
 def test_people_read_it_too(dpft: Command, tiny_model: Path) -> None:
-    outcome = dpft("doctor", "-m", tiny_model, "--max-length", 32)
+    outcome = dpft("doctor", "-m", tiny_model, "--max-length", 32, "--precision", "fp32")
     assert outcome.code == 0
     for words in ("ok        norms", "ok        entropy", "linear", "suggested: --micro-batch-tokens 256"):
         assert words in outcome.out

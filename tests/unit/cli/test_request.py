@@ -135,25 +135,30 @@ def test_what_is_given_is_used(dpft: Command, training: FakeTraining, tmp_path: 
         },
         "hardware": {
             "micro_batch_tokens": 512,
-            "precision": "fp32",
+            "precision": "auto",
             "num_threads": None,
             "checkpoint_every": 40,
         },
     }
 
 
-COUPLING = [("--lora-dropout", "0.125"), ("--precision", "bf16")]
-
-
-@pytest.mark.parametrize(("option", "value"), COUPLING)
-def test_what_couples_examples_is_for_ordinary_training_only(
-    dpft: Command, training: FakeTraining, option: str, value: str
-) -> None:
-    assert dpft("train", "demo", option, value, "--no-dp").code == 0
-    refused = dpft("train", "demo", option, value)
+def test_what_couples_examples_is_for_ordinary_training_only(dpft: Command, training: FakeTraining) -> None:
+    assert dpft("train", "demo", "--lora-dropout", "0.125", "--no-dp").code == 0
+    refused = dpft("train", "demo", "--lora-dropout", "0.125")
     assert refused.code == 4
     assert "--no-dp" in refused.err
     assert len(training.specs) == 1
+
+
+def test_bf16_is_for_the_engine_whose_padding_is_each_examples_own(
+    dpft: Command, training: FakeTraining
+) -> None:
+    assert dpft("train", "demo", "--precision", "bf16").code == 0
+    assert dpft("train", "demo", "--precision", "bf16", "--no-dp").code == 0
+    refused = dpft("train", "demo", "--precision", "bf16", "--engine", "opacus")
+    assert refused.code == 4
+    assert "--precision fp32" in refused.err
+    assert [spec.hardware.precision for spec in training.specs] == ["bf16", "bf16"]
 
 
 def test_noise_may_be_given_instead_of_a_target(dpft: Command, training: FakeTraining) -> None:

@@ -46,7 +46,7 @@ def run(tmp_path: Path) -> RunRecord:
         tuning=TuningSpec(mode="lora", lora_r=4),
         privacy=PrivacySpec(target_epsilon=3.0),
         optimisation=OptimisationSpec(learning_rate=0.5, epochs=2.0, batch_size=30),
-        hardware=HardwareSpec(checkpoint_every=7),
+        hardware=HardwareSpec(precision="fp32", checkpoint_every=7),
     )
     with Store().create(spec) as active:
         (active.checkpoints / "step-000007").mkdir(parents=True)
@@ -86,6 +86,11 @@ OTHER = {
     "--target-delta": "1e-09",
     "--public-n": "900",
 }
+
+
+@pytest.mark.usefixtures("run", "resumed")
+def test_auto_is_what_it_was_settled_to_when_the_run_began(dpft: Command) -> None:
+    assert dpft("train", "--resume", "my-run", "--precision", "auto", "-q").code == 0
 
 
 @pytest.mark.usefixtures("run")

@@ -96,7 +96,7 @@ def make_spec(base: Path, mode: str, *, dataset: str = "mnli", private: bool = F
         tuning=TuningSpec(mode=mode, lora_r=3, num_prepend_tokens=prompts and 5),
         privacy=PrivacySpec(enabled=private),
         optimisation=OptimisationSpec(learning_rate=1e-3, seed=SEED),
-        hardware=HardwareSpec(),
+        hardware=HardwareSpec(precision="fp32"),
         tags=("secret-tag",),
         note="secret-note",
     )

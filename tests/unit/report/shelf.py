@@ -41,7 +41,7 @@ def shelve(
         tuning=TuningSpec(mode="lora"),
         privacy=PrivacySpec(enabled=kind != "ordinary"),
         optimisation=OptimisationSpec(learning_rate=1e-3, seed=seed),
-        hardware=HardwareSpec(),
+        hardware=HardwareSpec(precision="fp32"),
         **fields,
     )
     with store.create(spec) as run:

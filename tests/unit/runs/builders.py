@@ -49,7 +49,7 @@ def make_spec(name: str | None = None, *, private: bool = True, **fields: Any) -
         tuning=TuningSpec(mode="lora"),
         privacy=PrivacySpec(enabled=private),
         optimisation=OptimisationSpec(learning_rate=1e-3),
-        hardware=HardwareSpec(),
+        hardware=HardwareSpec(precision="fp32"),
         **fields,
     )
 

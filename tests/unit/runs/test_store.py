@@ -37,7 +37,7 @@ from dpft.spec import *
 
 spec = RunSpec(
     data=DataSpec(dataset="sst2"), model=ModelSpec(), tuning=TuningSpec(mode="lora"), privacy=PrivacySpec(),
-    optimisation=OptimisationSpec(learning_rate=1e-3), hardware=HardwareSpec(),
+    optimisation=OptimisationSpec(learning_rate=1e-3), hardware=HardwareSpec(precision="fp32"),
 )
 run = Store().create(spec)
 run.update(steps=3, epsilon=0.5, delta=1e-6)

@@ -37,7 +37,7 @@ def small(tiny_model: Path, glue_dir: Path) -> resuming.MakeSpec:
             optimisation=OptimisationSpec(
                 learning_rate=1e-2, batch_size=20, epochs=resuming.STEPS / 3, seed=7
             ),
-            hardware=HardwareSpec(micro_batch_tokens=200, checkpoint_every=every),
+            hardware=HardwareSpec(precision="fp32", micro_batch_tokens=200, checkpoint_every=every),
         )
 
     return make

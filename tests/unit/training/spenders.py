@@ -32,7 +32,7 @@ def spec_maker(model: Path, folder: Path) -> Callable[..., RunSpec]:
             tuning=TuningSpec(mode=mode),
             privacy=PrivacySpec(**{**given, **privacy}),
             optimisation=OptimisationSpec(learning_rate=1e-2, batch_size=20, epochs=1.0),
-            hardware=HardwareSpec(micro_batch_tokens=400, checkpoint_every=every),
+            hardware=HardwareSpec(precision="fp32", micro_batch_tokens=400, checkpoint_every=every),
         )
 
     return make

@@ -39,7 +39,7 @@ def run(folder: Path, mode: str, glue_dir: Path) -> tuple[RunSpec, RunRecord, li
         tuning=TuningSpec(mode=mode, lora_r=2, num_prepend_tokens=prompts and 3),
         privacy=PrivacySpec(target_epsilon=None, noise_multiplier=1.0),
         optimisation=OptimisationSpec(learning_rate=1e-2, batch_size=5, epochs=1 / 3, seed=1),
-        hardware=HardwareSpec(micro_batch_tokens=60),
+        hardware=HardwareSpec(precision="fp32", micro_batch_tokens=60),
     )
     observer = Listening()
     record = train(spec, observer)

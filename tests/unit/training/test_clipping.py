@@ -22,7 +22,7 @@ def test_the_manifest_states_the_clipper(clipping: str, tiny_model: Path, glue_d
             tuning=TuningSpec(mode="lora", lora_r=2),
             privacy=PrivacySpec(clipping=clipping, max_grad_norm=0.2),
             optimisation=OptimisationSpec(learning_rate=1e-2, batch_size=20, epochs=1),
-            hardware=HardwareSpec(micro_batch_tokens=200),
+            hardware=HardwareSpec(precision="fp32", micro_batch_tokens=200),
         )
     )
     mechanism = Manifest.model_validate(Store().manifest(record)).mechanism

@@ -26,7 +26,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dpft.training.memory._BUDGETS", (64, 128))
 
 
-def look(model: Path, mode: str = "lora", **privacy: Any) -> Diagnosis:
+def look(model: Path, mode: str = "lora", *, precision: str = "fp32", **privacy: Any) -> Diagnosis:
     return diagnose(
         RunSpec(
             data=DataSpec(dataset="demo", max_length=16),
@@ -36,7 +36,7 @@ def look(model: Path, mode: str = "lora", **privacy: Any) -> Diagnosis:
             ),
             privacy=PrivacySpec(**privacy),
             optimisation=OptimisationSpec(learning_rate=1e-2),
-            hardware=HardwareSpec(),
+            hardware=HardwareSpec.model_validate({"precision": precision}),
         )
     )
 
@@ -46,6 +46,10 @@ def verdicts(found: Diagnosis) -> dict[str, bool | None]:
 
 
 WELL = {"reach": True, "norms": True, "bound": True, "moves": True}
+
+
+def test_at_bf16_the_same_and_its_rounding(tiny_model: Path) -> None:
+    assert verdicts(look(tiny_model, precision="bf16")) == {**WELL, "rounding": True}
 
 
 @pytest.mark.parametrize("mode", MODES.names())

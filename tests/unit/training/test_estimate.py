@@ -75,7 +75,7 @@ def spec(**privacy: Any) -> RunSpec:
         tuning=TuningSpec(mode="lora"),
         privacy=PrivacySpec(**{"noise_multiplier": 5.0, "target_epsilon": None, **privacy}),
         optimisation=OptimisationSpec(learning_rate=1e-3, batch_size=20, epochs=3.0),
-        hardware=HardwareSpec(micro_batch_tokens=64),
+        hardware=HardwareSpec(precision="fp32", micro_batch_tokens=64),
     )
 
 
@@ -157,7 +157,7 @@ def test_a_real_model_is_measured_without_a_trace(
         tuning=TuningSpec(mode=mode, num_prepend_tokens=4 if mode == "soft-prompt" else None),
         privacy=PrivacySpec(**{"noise_multiplier": 5.0, "target_epsilon": None, **privacy}),
         optimisation=OptimisationSpec(learning_rate=1e-3, batch_size=10, epochs=1.0),
-        hardware=HardwareSpec(micro_batch_tokens=256),
+        hardware=HardwareSpec(precision="fp32", micro_batch_tokens=256),
     )
     plain, probed = plan_run(asked), plan_run(asked, probe=True)
     assert plain.estimate is None

@@ -23,7 +23,7 @@ def spec_for(model: Path, data: Path) -> RunSpec:
         tuning=TuningSpec(mode="ia3"),
         privacy=PrivacySpec(target_epsilon=None, noise_multiplier=2.0),
         optimisation=OptimisationSpec(learning_rate=1e-2, batch_size=20, epochs=1.0),
-        hardware=HardwareSpec(),
+        hardware=HardwareSpec(precision="fp32"),
     )
 
 

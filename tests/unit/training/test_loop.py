@@ -62,7 +62,12 @@ def train(
     )
     with opened as session:
         work = Fit(plan=plan, session=session, parameters=parameters, split=split(), pad_token_id=0)
-        fit(work, optimisation, HardwareSpec(micro_batch_tokens=token_budget), reports.append)
+        fit(
+            work,
+            optimisation,
+            HardwareSpec(precision="fp32", micro_batch_tokens=token_budget),
+            reports.append,
+        )
     return models.flat(parameters), reports, plan
 
 

@@ -55,7 +55,7 @@ def spec_for(model: Path, data: Path, **privacy: Any) -> RunSpec:
             **{"public_n": DECLARED, "target_epsilon": None, "noise_multiplier": 2.0, **privacy}
         ),
         optimisation=OPTIMISATION,
-        hardware=HardwareSpec(micro_batch_tokens=400),
+        hardware=HardwareSpec(precision="fp32", micro_batch_tokens=400),
     )
 
 

@@ -54,7 +54,7 @@ def spec(tiny_model: Path, glue_dir: Path) -> Any:
             ),
             privacy=PrivacySpec(enabled=private, **changes),
             optimisation=OptimisationSpec(learning_rate=1e-2, batch_size=20, epochs=epochs, seed=7),
-            hardware=HardwareSpec(micro_batch_tokens=200),
+            hardware=HardwareSpec(precision="fp32", micro_batch_tokens=200),
         )
 
     return make
@@ -293,7 +293,7 @@ def test_planted_engines_that_do_not_clip_train_nothing(
     with pytest.raises(PrivacyError, match="not exact on"):
         train(spec())
     assert Store().list() == []
-    monkeypatch.setattr(story, "check_engine", lambda *arguments: ())
+    monkeypatch.setattr(story, "check_before_training", lambda *arguments: ())
     with pytest.raises(PrivacyError, match="does not clip as the plan accounts for"):
         train(spec())
     (failed,) = Store().list()

@@ -37,7 +37,7 @@ def spec_for(model: Path, data: Path, mode: str = "lora", *, private: bool = Tru
         if private
         else PrivacySpec(enabled=False),
         optimisation=OptimisationSpec(learning_rate=1e-2, batch_size=20, epochs=1, seed=20_271_828),
-        hardware=HardwareSpec(micro_batch_tokens=400),
+        hardware=HardwareSpec(precision="fp32", micro_batch_tokens=400),
     )
 
 
