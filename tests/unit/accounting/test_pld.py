@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -84,3 +85,26 @@ def test_an_overflow_is_a_refusal():
     ]
     with pytest.raises(PrivacyError, match="inf"):
         PldAccountant(interval=1e-2).epsilon(weak, 0.002)
+
+
+def test_epsilon_is_the_librarys_accountants_to_the_last_bit_and_builds_each_step_once(monkeypatch):
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.pld import PLDAccountant, privacy_loss_distribution
+
+    built = []
+    build = privacy_loss_distribution.from_gaussian_mechanism
+    monkeypatch.setattr(
+        privacy_loss_distribution,
+        "from_gaussian_mechanism",
+        lambda *given, **named: built.append(given) or build(*given, **named),
+    )
+    first, second = MechanismEvent(0.0123, 0.77, 5), MechanismEvent(0.031, 1.3, 40)
+    ours = [QUICK.epsilon(events, 1e-6) for events in ([first], [replace(first, steps=9)], [first, second])]
+    assert built == [(0.77,), (1.3,)]
+
+    library = PLDAccountant(value_discretization_interval=QUICK.interval)
+    for event in (first, second):
+        step = PoissonSampledDpEvent(event.sample_rate, GaussianDpEvent(event.noise_multiplier))
+        library.compose(step, event.steps)
+    rounding = 2.0**-51 * 45 + 2e-14
+    assert ours[2] == library.get_epsilon(1e-6 - rounding)
