@@ -35,6 +35,7 @@ __all__ = ["FastSession", "GuardedSession"]
 _TOLERANCE = 1e-3
 _FLOOR = 1e-2  # a parameter whose gradient is smaller than this part of the whole is measured by this part
 _ROUNDING = 1e-5  # of the magnitude of what was added up, however much of it cancels
+_BLOCK = 1 << 18
 _HINT = "freeze this layer, or choose another --finetune-mode"
 
 
@@ -165,7 +166,8 @@ class GuardedSession:
                     for (name, total), value in zip(sums.items(), values, strict=True):
                         gradient = torch.zeros_like(total) if value is None else value.float()
                         total.add_(gradient)
-                        norms[name].append(gradient.double().norm())
+                        norms[name].append(_norm(gradient))
+                    del values, value, gradient  # the next example's are as large
         except RuntimeError as error:
             if "use_reentrant" not in str(error):
                 raise
@@ -232,11 +234,16 @@ def _compare(found: Mapping[str, PerExampleGradient], plain: _Plain) -> None:
 def _errors(found: PerExampleGradient | None, expected: Tensor, norms: Tensor) -> tuple[float, float]:
     """How far one parameter's sum and norms are off, beyond what rounding explains."""
     if found is None:
-        return float(expected.double().norm()), float(norms.norm())
+        return float(_norm(expected)), float(norms.norm())
     theirs = found.norms()
     total = torch.zeros_like(expected)
     found.accumulate(torch.ones(len(norms), device=total.device), total)
-    off = (total.double() - expected.double()).norm() - _ROUNDING * theirs.square_magnitude.sum().sqrt()
+    off = _norm(total.sub_(expected)) - _ROUNDING * theirs.square_magnitude.sum().sqrt()
     squares = (theirs.square - norms.square()).abs() - _ROUNDING * theirs.square_magnitude
     off_norms = squares.clamp(min=0) / (theirs.square.clamp(min=0).sqrt() + norms).clamp(min=1e-300)
     return float(off.clamp(min=0)), float(off_norms.norm())
+
+
+def _norm(value: Tensor) -> Tensor:
+    """In float64, part by part: a copy of an embedding's gradient would be a run's peak of memory."""
+    return torch.stack([part.double().norm() for part in value.reshape(-1).split(_BLOCK)]).norm()

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dpft.engines import oracle
+from dpft.engines import guard, oracle
 from dpft.engines.base import MicroBatch
 from dpft.engines.bookkeeping import ENGINE
 from dpft.engines.one_by_one import OneByOneSession
@@ -283,6 +284,29 @@ def test_where_every_layer_has_a_rule_nothing_is_slow() -> None:
     error, notes = outcome(Around(nn.Linear(WIDTH, WIDTH)))
     assert error < 1e-5
     assert notes == ()
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of a float64 tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.dtype == torch.float64:
+            self.elements = max(self.elements, made.numel())
+        return made
+
+
+def test_the_probe_copies_no_embedding_to_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_BLOCK", 50)
+    torch.manual_seed(0)
+    model = Around(nn.Linear(WIDTH, WIDTH))
+    parameters = dict(model.named_parameters())
+    with ENGINE.session(model, parameters, FlatClipper(0.5), "fp32") as session, Largest() as largest:
+        session.accumulate(batch(), models.zeros(parameters))
+        assert session.notes == ()
+    assert 0 < largest.elements <= 50 < ROWS * WIDTH
 
 
 def test_one_at_a_time_drops_what_is_not_finite() -> None:
