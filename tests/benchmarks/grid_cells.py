@@ -37,9 +37,9 @@ class _Task:
 
 TASKS = {
     "sst2": _Task(67_349, 13.3, 872, 22_300, steps=12, batch=384),
-    "qnli": _Task(8_999, 46.9, 1_000, 46_800, steps=8, batch=128),
-    "qqp": _Task(8_999, 30.5, 1_000, 29_800, steps=8, batch=128),
-    "mnli": _Task(8_999, 38.7, 1_000, 37_800, steps=8, batch=128),
+    "qnli": _Task(8_999, 46.9, 1_000, 46_800, steps=16, batch=128),
+    "qqp": _Task(8_999, 30.5, 1_000, 29_800, steps=16, batch=128),
+    "mnli": _Task(8_999, 38.7, 1_000, 37_800, steps=16, batch=128),
 }
 _SMALLER = 4  # the same examples without privacy, in four times as many steps
 
