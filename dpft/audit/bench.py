@@ -23,11 +23,12 @@ from dpft.engines.base import Engine, MicroBatch, Session
 from dpft.errors import PrivacyError
 from dpft.privacy.noise import KeyStream
 from dpft.privacy.plan import OrdinaryPlan, PrivatePlan, make_plan
-from dpft.privacy.sampling import micro_batches
 from dpft.privacy.step import step
 from dpft.spec import OptimisationSpec, PrivacySpec
 
 __all__ = ["Bench", "Entropy", "Extreme", "Parts", "PlanMaker", "Silent", "distance", "norm"]
+
+_ALL = 1 << 30  # tokens
 
 Indices = npt.NDArray[np.int64]
 Sums = dict[str, Tensor]
@@ -161,11 +162,13 @@ class Bench:
         """Accumulators, as the step makes them."""
         return {name: torch.zeros_like(p, dtype=torch.float32) for name, p in self.subject.parameters.items()}
 
-    def pieces(self, indices: Indices, *, tokens: int | None = None) -> Iterable[MicroBatch]:
+    def pieces(self, indices: Indices) -> Iterable[MicroBatch]:
         """A logical batch in micro-batches, cut and collated as in training."""
-        budget = tokens if tokens is not None else self.subject.micro_batch_tokens
-        for rows in micro_batches(indices, self.subject.lengths, budget):
-            yield self.subject.batch(rows)
+        return self.subject.pieces(indices)
+
+    def together(self, indices: Indices, gain: float | Tensor = 1.0) -> Iterable[MicroBatch]:
+        """The same in as few micro-batches as training could: examples have the company they can have."""
+        return self.subject.pieces(indices, gain=gain, tokens=_ALL)
 
     def sums(self, session: Session, pieces: Iterable[MicroBatch]) -> Sums:
         """The clipped sums of some micro-batches."""

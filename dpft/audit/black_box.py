@@ -24,11 +24,11 @@ _GUESSES_PER_TEXT = 0.25
 
 @torch.no_grad()
 def text_losses(bench: Bench) -> npt.NDArray[np.float64]:
-    """Loss of every text, in or out, under the model as it is."""
+    """Loss of every text, in or out, under the model as it is; at float32, as all scores are."""
     subject = bench.subject
     rows = np.arange(subject.rows.canaries, subject.rows.split.rows)
     parts = np.array_split(rows, max(1, len(rows) // 32))
-    losses = [example_losses(subject.model, subject.batch(part), subject.precision) for part in parts]
+    losses = [example_losses(subject.model, subject.batch(part), "fp32") for part in parts]
     return torch.cat(losses).double().numpy()
 
 

@@ -95,12 +95,12 @@ def check_sensitivity(bench: Bench) -> Check:
     with bench.session(plan) as session:
         for size in (0, 1, min(6, len(texts) - 2)):
             company = texts[2 : 2 + size]
-            base = bench.sums(session, [subject.batch(company)] if size else [])
+            base = bench.sums(session, bench.together(company))
             for row, gain in added:
                 gains = torch.ones(size + 1, dtype=torch.float64)
                 gains[-1] = gain
-                more = subject.batch(np.append(company, row), gain=gains.float())
-                moved = distance(bench.sums(session, [more]), base) / bench.claim.sensitivity
+                more = bench.together(np.append(company, row), gains.float())
+                moved = distance(bench.sums(session, more), base) / bench.claim.sensitivity
                 worst = max(worst, moved - size * _FLOAT32_PER_MEMBER)
     return _bounded("sensitivity", worst, "adding one example moves the clipped sum by at most")
 
@@ -113,11 +113,12 @@ def check_hostile(bench: Bench) -> Check:
     with bench.session(plan) as session:
         for row in (*subject.rows.texts[:2], subject.rows.canaries_in[0]):
             alone = np.array([row])
-            plain = session.accumulate(subject.batch(alone), bench.zeros()).norms
+            (piece,) = bench.together(alone)
+            plain = session.accumulate(piece, bench.zeros()).norms
             usual = float(plain[0]) if plain is not None and float(plain[0]) > 0 else 1.0
             for times in _HOSTILE:
-                batch = subject.batch(alone, gain=times * claim.sensitivity / usual)
-                worst = max(worst, norm(bench.sums(session, [batch])) / claim.sensitivity)
+                amplified = bench.together(alone, times * claim.sensitivity / usual)
+                worst = max(worst, norm(bench.sums(session, amplified)) / claim.sensitivity)
     return _bounded("hostile example", worst, "an example of norm 10⁶·C or 10²⁰·C delivers at most")
 
 
@@ -128,15 +129,17 @@ def check_non_finite(bench: Bench) -> Check:
     worst, dropped = 0.0, []
     plan = bench.plan()
     with bench.session(plan) as session:
-        without = bench.sums(session, [subject.batch(np.delete(rows, 2))])
+        without = bench.sums(session, bench.together(np.delete(rows, 2)))
         for poison in (float("nan"), float("inf")):
             gains = torch.ones(len(rows))
             gains[2] = poison
             sums = bench.zeros()
-            dropped.append(session.accumulate(subject.batch(rows, gain=gains), sums).dropped)
+            pieces = bench.together(rows, gains)
+            dropped.append(sum(session.accumulate(piece, sums).dropped for piece in pieces))
             worst = max(worst, distance(sums, without) / bench.claim.sensitivity)
             alone = bench.zeros()  # nothing finite is left of this micro-batch
-            dropped.append(session.accumulate(subject.batch(rows[2:3], gain=poison), alone).dropped)
+            (piece,) = bench.together(rows[2:3], poison)
+            dropped.append(session.accumulate(piece, alone).dropped)
             worst = max(worst, norm(alone) / bench.claim.sensitivity)
     failed = not worst <= _SAME or set(dropped) != {1}
     return Check(
@@ -156,9 +159,10 @@ def check_micro_batches(bench: Bench) -> Check:
     rows = np.concatenate([subject.rows.texts[:9], subject.rows.canaries_in[:3]])
     plan = bench.plan()
     with bench.session(plan) as session:
-        whole = bench.sums(session, bench.pieces(rows, tokens=1 << 30))
+        whole = bench.sums(session, bench.together(rows))
         worst = max(
-            distance(whole, bench.sums(session, bench.pieces(rows, tokens=tokens))) / bench.claim.sensitivity
+            distance(whole, bench.sums(session, subject.pieces(rows, tokens=tokens)))
+            / bench.claim.sensitivity
             for tokens in (1, 2 * int(subject.lengths.max()))
         )
     return Check(

@@ -74,6 +74,7 @@ class AuditResult:
         finetune_mode: how it is tuned.
         engine: what computed the clipped sums.
         clipping: how contributions were bounded.
+        precision: of the model's matrix products.
         claim: what was claimed of the audited steps.
         canaries: m.
         checks: in the order they were made.
@@ -86,6 +87,7 @@ class AuditResult:
     finetune_mode: str
     engine: str
     clipping: str
+    precision: str
     claim: Claim
     canaries: int
     checks: Sequence[Check]
@@ -128,6 +130,7 @@ class AuditResult:
             "finetune_mode": self.finetune_mode,
             "engine": self.engine,
             "clipping": self.clipping,
+            "precision": self.precision,
             "canaries": self.canaries,
             "claim": self.claim.to_json(),
             "checks": [check.to_json() for check in self.checks],

@@ -28,7 +28,7 @@ from dpft.audit.conformance import (
 from dpft.audit.faults import FAULTS, Fault
 from dpft.audit.result import LAYERS, AuditResult, Check, Layer
 from dpft.audit.simulate import Reference, simulate
-from dpft.audit.subject import Subject, make_rows
+from dpft.audit.subject import LONGEST, Subject, make_rows
 from dpft.audit.white_box import canary_norm, judge, observe
 from dpft.engines.base import Engine
 from dpft.errors import PrivacyError, UsageError
@@ -36,6 +36,8 @@ from dpft.privacy.plan import PrivatePlan, make_plan
 from dpft.spec import ModelSpec, OptimisationSpec, PrivacySpec, TuningSpec
 from dpft.tables import ENGINES, MODES
 from dpft.training.observer import Observer
+from dpft.training.precision import chosen
+from dpft.training.rounding import check_rounding
 from dpft.tuning.base import load_model, load_tokenizer, locate
 from dpft.tuning.mode import Mode
 
@@ -75,6 +77,7 @@ class AuditSpec:
         canaries: m, at least 32.
         texts: ordinary examples beside the canaries, at least 32.
         layers: which layers.
+        precision: at which the run trains, "fp32" or "bf16"; None for what ``auto`` stands for here.
         run_id: the run whose settings these are.
     """
 
@@ -88,6 +91,7 @@ class AuditSpec:
     canaries: int = 512
     texts: int = 64
     layers: Sequence[Layer] = LAYERS
+    precision: str | None = None
     run_id: str | None = None
 
     def __post_init__(self) -> None:
@@ -243,12 +247,37 @@ def lay_out(
         pad_token_id=int(tokenizer.pad_token_id or 0),
         labels=len(spec.labels),
         sensitivity=claim.sensitivity,
+        precision=spec.precision or chosen(spec.tuning, spec.privacy),
     )
     engine: Engine = ENGINES.get(spec.privacy.engine)
     bench = Bench(parts or Parts(engine), subject, claim, privacy, entropy)
     with engine.session(subject.model, subject.parameters, plan.clipper, subject.precision):
         pass  # what cannot be clipped at all is refused as it is in training
+    if subject.precision == "bf16":
+        observer.working("looking at how bf16 rounds here")
+        _check_rounding(bench, model, plan)
     return bench
+
+
+def _check_rounding(bench: Bench, model: Any, plan: PrivatePlan) -> None:
+    """What training does before its first step at bf16, in the widths and numbers of rows of the audit.
+
+    Raises:
+        PrivacyError: an example's rounding depends on its company.
+    """
+    subject = bench.subject
+    check_rounding(
+        ENGINES.get(bench.privacy.engine),
+        model,
+        {name: p for name, p in model.named_parameters() if p.requires_grad},
+        plan.clipper,
+        longest=LONGEST,
+        token_budget=subject.micro_batch_tokens,
+        extra_tokens=subject.extra_tokens,
+        token_types=subject.rows.split.token_type_ids is not None,
+        pad_token_id=subject.pad_token_id,
+        labels=subject.labels,
+    )
 
 
 def _size(spec: AuditSpec) -> tuple[int, int]:
@@ -293,6 +322,7 @@ class _Audit:
             finetune_mode=spec.tuning.mode,
             engine=self.bench.parts.engine.name,
             clipping=spec.privacy.clipping,
+            precision=self.bench.subject.precision,
             claim=self.bench.claim,
             canaries=spec.canaries,
             checks=tuple(self._checks),

@@ -19,6 +19,7 @@ from dpft.errors import DpftError, NotFoundError, UsageError
 from dpft.runs.files import write_json_atomic
 from dpft.runs.record import RunRecord
 from dpft.spec import RunSpec
+from dpft.training.precision import settled
 
 __all__ = ["AUDIT_FILE", "check_stated_epsilon", "save", "spec_of_run"]
 
@@ -64,6 +65,7 @@ def spec_of_run(
         steps=steps,
         canaries=canaries,
         layers=layers,
+        precision=settled(spec).hardware.precision,
         run_id=record.run_id,
     )
 

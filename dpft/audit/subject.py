@@ -8,6 +8,7 @@ tell from noise, and everything between the model's output and the released grad
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 
 from dpft.data.prepare import PreparedSplit
 from dpft.engines.base import MicroBatch
+from dpft.privacy.pieces import as_they_come, by_own_length
 from dpft.spec import TuningSpec
 from dpft.training.batches import collate
 
-__all__ = ["AUDIT_VECTOR", "AuditedModel", "Rows", "Subject", "make_rows"]
+__all__ = ["AUDIT_VECTOR", "LONGEST", "AuditedModel", "Rows", "Subject", "make_rows"]
 
 AUDIT_VECTOR = "audit_vector.weight"
 
@@ -31,7 +33,10 @@ _CANARY, _GAIN, _PUSH = "audit_canary", "audit_gain", "audit_push"
 _OVERSHOOT = 10.0
 """Norm of a canary's gradient in units of the sensitivity: far enough to be clipped, whatever the clipper."""
 
-_SHORTEST, _LONGEST, _CANARY_LENGTH = 4, 16, 3
+LONGEST = 16
+"""Tokens of a text, at most."""
+
+_SHORTEST, _CANARY_LENGTH = 4, 3
 _WANTED_CLASS = 1
 
 Indices = npt.NDArray[np.int64]
@@ -153,14 +158,38 @@ class Subject:
         """A budget that cuts every usual batch into several micro-batches."""
         return 8 * int(self.lengths.max())
 
-    def batch(self, indices: Indices, *, gain: float | Tensor = 1.0) -> MicroBatch:
+    def pieces(
+        self, indices: Indices, *, gain: float | Tensor = 1.0, tokens: int | None = None
+    ) -> Iterator[MicroBatch]:
+        """Rows in micro-batches, cut and collated as in training at this precision.
+
+        Args:
+            indices: rows, each once.
+            gain: factor on the gradients of texts that are in, or one for each row.
+            tokens: of a micro-batch, instead of the few that cut every usual batch.
+        """
+        budget = tokens if tokens is not None else self.micro_batch_tokens
+        if self.precision == "bf16":
+            cut = by_own_length(self.rows.split.lengths, LONGEST, budget, self.extra_tokens)
+        else:
+            cut = as_they_come(self.lengths, budget)
+        place = {int(row): number for number, row in enumerate(indices)}
+        for piece in cut(indices):
+            own = gain[[place[int(row)] for row in piece.rows]] if isinstance(gain, Tensor) else gain
+            yield self.batch(piece.rows, gain=own, width=piece.width, fill=piece.fill)
+
+    def batch(
+        self, indices: Indices, *, gain: float | Tensor = 1.0, width: int | None = None, fill: int = 0
+    ) -> MicroBatch:
         """Rows, collated as in training, and what each of them is.
 
         Args:
             indices: rows; at least one.
             gain: factor on the gradients of texts that are in, or one for each row.
+            width: tokens to pad to; None for those of the longest row.
+            fill: how many of the last rows count for nothing.
         """
-        plain = collate(self.rows.split, indices, self.pad_token_id)
+        plain = collate(self.rows.split, indices, self.pad_token_id, width, fill)
         coins = torch.from_numpy(self.rows.coins[indices])[:, None]
         canary = torch.from_numpy(indices < self.rows.canaries)[:, None]
         gains = gain[:, None] if isinstance(gain, Tensor) else torch.full(canary.shape, float(gain))
@@ -170,7 +199,7 @@ class Subject:
             _GAIN: torch.where(coins & ~canary, gains, torch.zeros_like(gains)),
             _PUSH: torch.where(coins & canary, overshoot, 0.0),
         }
-        return MicroBatch({**plain.inputs, **marks}, plain.labels)
+        return MicroBatch({**plain.inputs, **marks}, plain.labels, fill)
 
 
 def make_rows(
@@ -188,7 +217,7 @@ def make_rows(
     special = set(tokenizer.all_special_ids)
     ordinary = np.array([token for token in range(len(tokenizer)) if token not in special])
     lengths = np.concatenate(
-        [np.full(canaries, _CANARY_LENGTH), generator.integers(_SHORTEST, _LONGEST + 1, texts)]
+        [np.full(canaries, _CANARY_LENGTH), generator.integers(_SHORTEST, LONGEST + 1, texts)]
     ).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     ids = generator.choice(ordinary, int(offsets[-1])).astype(np.int32)

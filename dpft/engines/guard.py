@@ -246,4 +246,6 @@ def _errors(found: PerExampleGradient | None, expected: Tensor, norms: Tensor) -
 
 def _norm(value: Tensor) -> Tensor:
     """In float64, part by part: a copy of an embedding's gradient would be a run's peak of memory."""
-    return torch.stack([part.double().norm() for part in value.reshape(-1).split(_BLOCK)]).norm()
+    parts = torch.split(value.reshape(-1), _BLOCK)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([part.double().norm() for part in parts]))
+    return norm

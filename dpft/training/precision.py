@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
-from dpft.spec import RunSpec
+from dpft.spec import PrivacySpec, RunSpec, TuningSpec
 
-__all__ = ["has_bfloat16", "settled"]
+__all__ = ["chosen", "has_bfloat16", "settled"]
 
 
 def has_bfloat16() -> bool:
@@ -23,6 +25,11 @@ def settled(spec: RunSpec) -> RunSpec:
     """
     if spec.hardware.precision != "auto":
         return spec
-    gains = spec.tuning.mode != "last-layer" and (not spec.privacy.enabled or spec.privacy.engine == "dpft")
-    chosen = "bf16" if gains and has_bfloat16() else "fp32"
-    return spec.model_copy(update={"hardware": spec.hardware.model_copy(update={"precision": chosen})})
+    one = chosen(spec.tuning, spec.privacy)
+    return spec.model_copy(update={"hardware": spec.hardware.model_copy(update={"precision": one})})
+
+
+def chosen(tuning: TuningSpec, privacy: PrivacySpec) -> Literal["fp32", "bf16"]:
+    """What ``auto`` stands for, on this machine."""
+    gains = tuning.mode != "last-layer" and (not privacy.enabled or privacy.engine == "dpft")
+    return "bf16" if gains and has_bfloat16() else "fp32"

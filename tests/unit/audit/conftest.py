@@ -22,7 +22,7 @@ def spec_of(tiny_model: Path) -> SpecMaker:
     def make(mode: str = "lora", **changes: Any) -> AuditSpec:
         tuning = TuningSpec(mode=mode, num_prepend_tokens=MODES.get(mode).defaults.num_prepend_tokens and 4)
         privacy = {"target_epsilon": 8.0, "max_grad_norm": 0.5, **changes.pop("privacy", {})}
-        small = {"canaries": 64, "texts": 32, "steps": 16, **changes}
+        small = {"canaries": 64, "texts": 32, "steps": 16, "precision": "fp32", **changes}
         return AuditSpec(ModelSpec(checkpoint=str(tiny_model)), tuning, PrivacySpec(**privacy), **small)
 
     return make
@@ -32,3 +32,9 @@ def spec_of(tiny_model: Path) -> SpecMaker:
 def bench(spec_of: SpecMaker) -> Bench:
     """LoRA on the tiny model, laid out with fixed chance."""
     return lay_out(spec_of(), Observer(), entropy=Entropy(1))
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def at_any_precision(spec_of: SpecMaker, request: pytest.FixtureRequest) -> Bench:
+    """The same, at either precision."""
+    return lay_out(spec_of(precision=request.param), Observer(), entropy=Entropy(1))

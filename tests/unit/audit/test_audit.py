@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dpft.audit import subject
 from dpft.audit.bench import Bench, Entropy, Parts
 from dpft.audit.faults import FAULTS, Fault
 from dpft.audit.result import NO_VIOLATION, VIOLATION, AuditResult
@@ -15,6 +16,8 @@ from dpft.audit.run import CONFORMANCE, _ask, _Audit, audit, lay_out, self_test
 from dpft.audit.simulate import simulate
 from dpft.audit.white_box import canary_norm, judge, observe
 from dpft.errors import UsageError
+from dpft.privacy.pieces import as_they_come
+from dpft.spec import ModelSpec
 from dpft.tables import CLIPPERS, ENGINES, MODES
 from dpft.training.observer import Observer
 
@@ -32,10 +35,11 @@ def failures(result: AuditResult) -> dict[str, str]:
 
 
 @pytest.mark.statistical
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("mode", MODES.names())
-def test_clean_parts_pass_in_every_mode(spec_of: SpecMaker, mode: str) -> None:
+def test_clean_parts_pass_in_every_mode(spec_of: SpecMaker, mode: str, precision: str) -> None:
     """All that depends on the mode; the rest is asked once, below."""
-    laid_out = lay_out(spec_of(mode), Observer(), entropy=Entropy(SEED))
+    laid_out = lay_out(spec_of(mode, precision=precision), Observer(), entropy=Entropy(SEED))
     apart = {"empty batch", "noise independence", "noise tails", "sampler"}
     found = [_ask(name, check, laid_out) for name, check in CONFORMANCE if name not in apart]
     assert {check.name: check.detail for check in found if check.verdict != "pass"} == {}
@@ -98,9 +102,9 @@ def test_every_fault_that_must_be_planted_is() -> None:
 
 @pytest.mark.statistical
 @pytest.mark.parametrize("name", [fault.name for fault in FAULTS])
-def test_each_planted_fault_is_caught_by_name(bench: Bench, name: str) -> None:
+def test_each_planted_fault_is_caught_by_name(at_any_precision: Bench, name: str) -> None:
     """Only the checks that must notice it are asked; all of them do."""
-    fault = by_name(name)
+    bench, fault = at_any_precision, by_name(name)
     faulty = replace(bench, parts=fault.plant(bench.parts), entropy=Entropy(SEED))
     asked = [(check, function) for check, function in CONFORMANCE if check in fault.expected]
     found = [_ask(check, function, faulty) for check, function in asked]
@@ -112,6 +116,22 @@ def test_each_planted_fault_is_caught_by_name(bench: Bench, name: str) -> None:
         seen = observe(faulty, learning_rate=1e-3)
         verdicts = {check.name: check.verdict for check in judge(faulty, seen, reference, canary)}
         assert {verdicts[name] for name in others} == {"fail"}
+
+
+@pytest.mark.slow
+def test_planted_padding_in_common_is_noticed_at_bf16(
+    spec_of: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(spec_of(precision="bf16"), model=ModelSpec(checkpoint="builtin:minilm"))
+    bench = lay_out(spec, Observer(), entropy=Entropy(SEED))
+    asked = [dict(CONFORMANCE)[name] for name in ("sensitivity", "micro-batches")]
+    assert [check(bench).verdict for check in asked] == ["pass", "pass"]
+
+    def in_common(lengths: Any, longest: int, tokens: int, extra: int) -> Any:
+        return as_they_come(lengths + extra, tokens)
+
+    monkeypatch.setattr(subject, "by_own_length", in_common)
+    assert [check(bench).verdict for check in asked] == ["fail", "fail"]
 
 
 @pytest.mark.statistical

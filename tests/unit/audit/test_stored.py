@@ -32,6 +32,13 @@ def test_a_runs_own_settings_are_audited(tmp_path: Path) -> None:
     assert len(found.labels) == 2
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_precision_that_trained_is_audited(tmp_path: Path, precision: str) -> None:
+    spec = make_spec("x")
+    spec = spec.model_copy(update={"hardware": spec.hardware.model_copy(update={"precision": precision})})
+    assert spec_of_run(make_record(tmp_path, "a" * 16, **SETTLED), spec, **EFFORT).precision == precision
+
+
 def test_runs_without_a_promise_are_refused(tmp_path: Path) -> None:
     spec = make_spec("x")
     with pytest.raises(NotFoundError, match="no mechanism on record"):
@@ -61,7 +68,7 @@ def test_the_outcome_is_kept_beside_the_run(tmp_path: Path) -> None:
         examples=100, expected_batch_size=5, sensitivity=1.0, noise_multiplier=1.2, steps=4, delta=1e-3
     )
     check = Check("sampler", "conformance", "fail", "too regular", 1e-9, float("inf"), 1e-4)
-    result = AuditResult("m", "lora", "dpft", "flat", claim, 64, (check,), 1.0, run_id="a" * 16)
+    result = AuditResult("m", "lora", "dpft", "flat", "fp32", claim, 64, (check,), 1.0, run_id="a" * 16)
     record = make_record(tmp_path, "a" * 16)
     record.run_dir.mkdir(parents=True, exist_ok=True)
     path = save(result, record)

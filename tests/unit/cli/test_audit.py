@@ -28,6 +28,8 @@ SMALL = ("--canaries", 32, "--steps", 4)
         (["-m", "x/y", "--noise-multiplier", 0], "--noise-multiplier is 0.0"),
         (["-m", "x/y", "--steps", 1], "--steps is 1"),
         (["-m", "x/y", "--clipping", "sharp"], "unknown clipping 'sharp'"),
+        (["-m", "x/y", "--precision", "fp16"], "unknown precision 'fp16'"),
+        (["@latest", "--precision", "bf16"], "--precision has no effect with a run"),
         (["@latest", "-f", "full"], "--finetune-mode has no effect with a run"),
     ],
 )
