@@ -70,7 +70,7 @@ def _ours(engine: str) -> Contender:
         precision: str,
         stack: ExitStack,
     ) -> Step:
-        plan = _plan(sum(map(len, pieces)), private=True)
+        plan = _plan(sum(piece.examples for piece in pieces), private=True)
         assert isinstance(plan, PrivatePlan)
         opened = ENGINES.get(engine).session(model, parameters, plan.clipper, precision)
         return _stepper(plan, stack.enter_context(opened), parameters, pieces)
@@ -85,7 +85,7 @@ def _ordinary(
     precision: str,
     stack: ExitStack,
 ) -> Step:
-    plan = _plan(sum(map(len, pieces)), private=False)
+    plan = _plan(sum(piece.examples for piece in pieces), private=False)
     session = stack.enter_context(ordinary.session(model, parameters, precision))
     return _stepper(plan, session, parameters, pieces)
 
@@ -122,7 +122,7 @@ def _opacus(
         _adamw(parameters),
         noise_multiplier=SIGMA,
         max_grad_norm=CLIP,
-        expected_batch_size=sum(map(len, pieces)),
+        expected_batch_size=sum(piece.examples for piece in pieces),
         loss_reduction="sum",
     )
 
@@ -167,7 +167,7 @@ def _private_transformers(
     wrapped = _Plain(model).train()
     engine = PrivacyEngine(
         wrapped,
-        batch_size=sum(map(len, pieces)),
+        batch_size=sum(piece.examples for piece in pieces),
         sample_size=EXAMPLES,
         epochs=3,
         max_grad_norm=CLIP,

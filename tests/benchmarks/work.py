@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dpft.engines.base import MicroBatch
-from dpft.privacy.sampling import micro_batches
+from dpft.privacy.pieces import as_they_come, by_own_length
 from dpft.spec import TuningSpec
 from dpft.tables import MODES
 
@@ -19,7 +19,7 @@ __all__ = ["LENGTHS", "SIZES", "Work", "build", "logical_batch"]
 VOCABULARY = 30522
 SIZES = {"L2H128": (2, 128), "L6H384": (6, 384)}
 LENGTHS = ("fixed", "dynamic")
-FIXED = 64
+FIXED, LONGEST = 64, 66
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,37 @@ def build(work: Work) -> tuple[Any, dict[str, nn.Parameter]]:
     return model, {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def logical_batch(work: Work) -> list[MicroBatch]:
-    """The same made-up examples for everyone, cut as training cuts them."""
+def logical_batch(work: Work, *, own_widths: bool = False) -> list[MicroBatch]:
+    """The same made-up examples for everyone, cut as training cuts them.
+
+    Args:
+        work: what is done.
+        own_widths: as private training cuts them at bf16: each as wide as its own length says, a power of two
+            of them at a time.
+    """
     generator = np.random.default_rng(0)
     if work.lengths == "fixed":
         lengths = np.full(work.examples, FIXED)
     else:
         # Fits the lengths of SST-2's training split: mean 13.3, quartiles 6, 10, 18, longest 66.
-        lengths = np.clip(3 + generator.gamma(1.2, 9.0, work.examples), 3, 66).astype(np.int64)
+        lengths = np.clip(3 + generator.gamma(1.2, 9.0, work.examples), 3, LONGEST).astype(np.int64)
+    longest = FIXED if work.lengths == "fixed" else LONGEST
+    # Zipf's law, roughly: a few words are in almost every sentence.
+    words = np.exp(generator.uniform(0, np.log(VOCABULARY), (work.examples, longest))).astype(np.int64)
+    ids, labels = words.clip(max=VOCABULARY - 1), generator.integers(0, 2, work.examples)
     extra = MODES.get(work.mode).defaults.num_prepend_tokens or 0
+    if own_widths:
+        cut = by_own_length(lengths, longest, work.budget, extra)
+    else:
+        cut = as_they_come(lengths + extra, work.budget)
     made = []
-    for rows in micro_batches(np.arange(work.examples), lengths + extra, work.budget):
-        own = torch.from_numpy(lengths[rows])
-        mask = (torch.arange(int(own.max())) < own[:, None]).long()
-        # Zipf's law, roughly: a few words are in almost every sentence.
-        ids = torch.from_numpy(np.exp(generator.uniform(0, np.log(VOCABULARY), mask.shape)).astype(np.int64))
+    for piece in cut(np.arange(work.examples)):
+        width = piece.width if piece.width is not None else int(lengths[piece.rows].max())
+        mask = (np.arange(width) < lengths[piece.rows][:, None]).astype(np.int64)
         inputs = {
-            "input_ids": ids.clamp(max=VOCABULARY - 1) * mask,
-            "attention_mask": mask,
-            "token_type_ids": torch.zeros_like(mask),
+            "input_ids": torch.from_numpy(ids[piece.rows, :width] * mask),
+            "attention_mask": torch.from_numpy(mask),
+            "token_type_ids": torch.zeros(mask.shape, dtype=torch.int64),
         }
-        made.append(MicroBatch(inputs, torch.from_numpy(generator.integers(0, 2, len(rows)))))
+        made.append(MicroBatch(inputs, torch.from_numpy(labels[piece.rows]), piece.fill))
     return made
