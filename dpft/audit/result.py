@@ -21,7 +21,7 @@ LAYERS: Final[tuple[Layer, ...]] = ("conformance", "white-box", "black-box")
 NO_VIOLATION = "no violation found"
 VIOLATION = "violation found"
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 @dataclass(frozen=True)
