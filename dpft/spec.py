@@ -26,6 +26,7 @@ __all__ = [
     "PrivacySpec",
     "RunSpec",
     "TuningSpec",
+    "check_keeps_apart",
     "check_own_data",
 ]
 
@@ -249,6 +250,20 @@ class HardwareSpec(Frozen):
     checkpoint_every: Annotated[int, Field(ge=0)] | None = None
 
 
+def check_keeps_apart(privacy: PrivacySpec, precision: str) -> None:
+    """Refuse a precision at which an engine lets others decide how an example's gradient is rounded.
+
+    Raises:
+        PrivacyError: a private run at bf16 by another engine than dpft's.
+    """
+    if privacy.enabled and precision == "bf16" and privacy.engine != "dpft":
+        raise PrivacyError(
+            f"engine {privacy.engine!r} at precision bf16 would round an example's gradient by the padding "
+            "that a longer neighbour brings",
+            hint="give --precision fp32, or --engine dpft",
+        )
+
+
 class RunSpec(Frozen):
     """One run: one dataset, one mode."""
 
@@ -272,13 +287,7 @@ class RunSpec(Frozen):
                 "the masks of all others",
                 hint="leave --lora-dropout at 0 (the noise regularises already), or give --no-dp",
             )
-        engine = self.privacy.engine
-        if self.privacy.enabled and self.hardware.precision == "bf16" and engine != "dpft":
-            raise PrivacyError(
-                f"engine {engine!r} at precision bf16 would round an example's gradient by the padding that "
-                "a longer neighbour brings",
-                hint="give --precision fp32, or --engine dpft",
-            )
+        check_keeps_apart(self.privacy, self.hardware.precision)
         return self
 
     @model_validator(mode="after")

@@ -100,7 +100,7 @@ def _compose_in_library(events: Sequence[MechanismEvent], interval: float) -> Di
 
 
 # To build a step's distribution takes longer than to compose it, and a run asks again after every few steps.
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _one_step(adjacency: str, sample_rate: float, noise_multiplier: float, interval: float) -> Distribution:
     from dp_accounting import NeighboringRelation
     from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism

@@ -13,11 +13,13 @@ from dpft.audit.bench import Bench, Silent, distance, norm
 from dpft.audit.pvalues import variance_p_value
 from dpft.audit.result import Check
 from dpft.audit.subject import AUDIT_VECTOR
+from dpft.engines.base import MicroBatch, PieceReport
 from dpft.errors import PrivacyError
 from dpft.tables import CLIPPERS
 from dpft.training.preflight import check_engine
 
 __all__ = [
+    "check_company",
     "check_coverage",
     "check_empty_batch",
     "check_exactness",
@@ -34,6 +36,7 @@ DELIVERED = 1 + 1e-6
 _FLOAT32_PER_MEMBER = 4e-7  # rounding of a float32 sum, for each member of norm C that was added before
 _SAME = 1e-4  # in units of the sensitivity: equal but for rounding
 _HOSTILE = (1e6, 1e20)
+_COMPANIES = (0, 1, 6)
 _EMPTY_EXAMPLES, _EMPTY_DRAWS = 8, 300
 
 EMPTY_ALPHA = 1e-4 / 3
@@ -88,21 +91,46 @@ def check_coverage(bench: Bench) -> Check:
 
 def check_sensitivity(bench: Bench) -> Check:
     """‖sum(D + x) - sum(D)‖ ≤ S for some sets D; x is a text, an amplified text or a canary."""
-    subject, texts = bench.subject, bench.subject.rows.texts
-    added = [(int(texts[0]), 1.0), (int(texts[1]), 1e3), (int(subject.rows.canaries_in[0]), 1.0)]
+    subject, typical = bench.subject, bench.subject.typical
     worst = 0.0
     plan = bench.plan()
     with bench.session(plan) as session:
-        for size in (0, 1, min(6, len(texts) - 2)):
-            company = texts[2 : 2 + size]
-            base = bench.sums(session, bench.together(company))
-            for row, gain in added:
-                gains = torch.ones(size + 1, dtype=torch.float64)
+        for row, gain in ((typical[0], 1.0), (typical[1], 1e3), (subject.rows.canaries_in[0], 1.0)):
+            for size in _COMPANIES:
+                company = subject.kin(int(row))[:size]
+                base = bench.sums(session, bench.together(company))
+                gains = torch.ones(len(company) + 1)
                 gains[-1] = gain
-                more = bench.together(np.append(company, row), gains.float())
+                more = bench.together(np.append(company, row), gains)
                 moved = distance(bench.sums(session, more), base) / bench.claim.sensitivity
-                worst = max(worst, moved - size * _FLOAT32_PER_MEMBER)
+                worst = max(worst, moved - len(company) * _FLOAT32_PER_MEMBER)
     return _bounded("sensitivity", worst, "adding one example moves the clipped sum by at most")
+
+
+def check_company(bench: Bench) -> Check:
+    """sum(D + x) = sum(D) + sum({x}): who else is drawn, and how long they are, changes nobody's part."""
+    subject, typical = bench.subject, bench.subject.typical
+    by_length = sorted(subject.rows.texts, key=lambda row: int(subject.rows.split.lengths[row]))
+    worst = 0.0
+    plan = bench.plan()
+    with bench.session(plan) as session:
+        for row in {int(typical[0]), int(by_length[0]), int(subject.rows.canaries_in[0])}:
+            company = np.array([*by_length[-3:], *subject.kin(row)[:4]])
+            company = np.unique(company[company != row])
+            alone, base, more = (
+                bench.sums(session, bench.together(rows))
+                for rows in (np.array([row]), company, np.append(company, row))
+            )
+            apart = {name: alone[name].double() + base[name].double() for name in more}
+            worst = max(worst, distance(more, apart) / bench.claim.sensitivity)
+    return Check(
+        "company",
+        "conformance",
+        "fail" if not worst <= _SAME else "pass",
+        f"what an example adds differs by {worst:.2g}·C in other company",
+        worst,
+        _SAME,
+    )
 
 
 def check_hostile(bench: Bench) -> Check:
@@ -125,7 +153,7 @@ def check_hostile(bench: Bench) -> Check:
 def check_non_finite(bench: Bench) -> Check:
     """A NaN or infinite example contributes exactly what its absence would, and is counted."""
     subject = bench.subject
-    rows = subject.rows.texts[:5]
+    rows = subject.typical[:5]
     worst, dropped = 0.0, []
     plan = bench.plan()
     with bench.session(plan) as session:
@@ -135,11 +163,11 @@ def check_non_finite(bench: Bench) -> Check:
             gains[2] = poison
             sums = bench.zeros()
             pieces = bench.together(rows, gains)
-            dropped.append(sum(session.accumulate(piece, sums).dropped for piece in pieces))
+            dropped.append(sum(_dropped(session.accumulate(piece, sums), piece) for piece in pieces))
             worst = max(worst, distance(sums, without) / bench.claim.sensitivity)
             alone = bench.zeros()  # nothing finite is left of this micro-batch
             (piece,) = bench.together(rows[2:3], poison)
-            dropped.append(session.accumulate(piece, alone).dropped)
+            dropped.append(_dropped(session.accumulate(piece, alone), piece))
             worst = max(worst, norm(alone) / bench.claim.sensitivity)
     failed = not worst <= _SAME or set(dropped) != {1}
     return Check(
@@ -151,6 +179,10 @@ def check_non_finite(bench: Bench) -> Check:
         worst,
         _SAME,
     )
+
+
+def _dropped(report: PieceReport, piece: MicroBatch) -> int:
+    return report.of_first(piece.examples).dropped
 
 
 def check_micro_batches(bench: Bench) -> Check:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,6 +16,7 @@ from dpft.audit.black_box import judge_losses, text_losses
 from dpft.audit.chance import check_noise, check_noise_independence, check_sampler, check_tails
 from dpft.audit.claim import Claim
 from dpft.audit.conformance import (
+    check_company,
     check_coverage,
     check_empty_batch,
     check_exactness,
@@ -33,7 +34,7 @@ from dpft.audit.white_box import canary_norm, judge, observe
 from dpft.engines.base import Engine
 from dpft.errors import PrivacyError, UsageError
 from dpft.privacy.plan import PrivatePlan, make_plan
-from dpft.spec import ModelSpec, OptimisationSpec, PrivacySpec, TuningSpec
+from dpft.spec import ModelSpec, OptimisationSpec, PrivacySpec, TuningSpec, check_keeps_apart
 from dpft.tables import ENGINES, MODES
 from dpft.training.observer import Observer
 from dpft.training.precision import chosen
@@ -47,6 +48,7 @@ CONFORMANCE: tuple[tuple[str, Callable[[Bench], Check]], ...] = (
     ("exactness", check_exactness),
     ("coverage", check_coverage),
     ("sensitivity", check_sensitivity),
+    ("company", check_company),
     ("hostile example", check_hostile),
     ("non-finite example", check_non_finite),
     ("micro-batches", check_micro_batches),
@@ -59,6 +61,7 @@ CONFORMANCE: tuple[tuple[str, Callable[[Bench], Check]], ...] = (
 )
 """Layer 1, in order."""
 
+_MOST_TOGETHER = 16  # rows of one micro-batch, in checks that put examples together
 _REPORTS = 4  # of progress through the steps
 
 
@@ -78,6 +81,8 @@ class AuditSpec:
         texts: ordinary examples beside the canaries, at least 32.
         layers: which layers.
         precision: at which the run trains, "fp32" or "bf16"; None for what ``auto`` stands for here.
+        max_length: of the run's texts, and
+        micro_batch_tokens: of its micro-batches: at bf16 these shapes are looked at too; None without a run.
         run_id: the run whose settings these are.
     """
 
@@ -91,7 +96,9 @@ class AuditSpec:
     canaries: int = 512
     texts: int = 64
     layers: Sequence[Layer] = LAYERS
-    precision: str | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    max_length: int | None = None
+    micro_batch_tokens: int | None = None
     run_id: str | None = None
 
     def __post_init__(self) -> None:
@@ -102,6 +109,9 @@ class AuditSpec:
         ):
             if not value >= least:
                 raise UsageError(f"{name} is {value}", hint=f"give at least {least}: fewer show nothing")
+        if self.precision not in (None, "fp32", "bf16"):
+            raise UsageError(f"unknown precision {self.precision!r}", hint="choose from: fp32, bf16")
+        check_keeps_apart(self.privacy, self.precision or "fp32")
         if not 0 < self.sample_rate <= 1:
             raise UsageError(f"the sample rate is {self.sample_rate}", hint="give a number in (0, 1]")
         if not self.privacy.enabled:
@@ -255,29 +265,40 @@ def lay_out(
         pass  # what cannot be clipped at all is refused as it is in training
     if subject.precision == "bf16":
         observer.working("looking at how bf16 rounds here")
-        _check_rounding(bench, model, plan)
+        _check_rounding(spec, subject, model, plan)
     return bench
 
 
-def _check_rounding(bench: Bench, model: Any, plan: PrivatePlan) -> None:
-    """What training does before its first step at bf16, in the widths and numbers of rows of the audit.
+def _check_rounding(spec: AuditSpec, subject: Subject, model: Any, plan: PrivatePlan) -> None:
+    """What training does before its first step at bf16, in the audit's shapes and, of a run, in the run's.
 
     Raises:
         PrivacyError: an example's rounding depends on its company.
     """
-    subject = bench.subject
-    check_rounding(
-        ENGINES.get(bench.privacy.engine),
-        model,
-        {name: p for name, p in model.named_parameters() if p.requires_grad},
-        plan.clipper,
-        longest=LONGEST,
-        token_budget=subject.micro_batch_tokens,
-        extra_tokens=subject.extra_tokens,
-        token_types=subject.rows.split.token_type_ids is not None,
-        pad_token_id=subject.pad_token_id,
-        labels=subject.labels,
-    )
+    shapes = [(LONGEST, 2 * _MOST_TOGETHER * (LONGEST + subject.extra_tokens))]
+    if spec.max_length is not None and spec.micro_batch_tokens is not None:
+        shapes.append((spec.max_length, spec.micro_batch_tokens))
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for longest, token_budget in shapes:
+        try:
+            check_rounding(
+                ENGINES.get(spec.privacy.engine),
+                model,
+                parameters,
+                plan.clipper,
+                longest=longest,
+                token_budget=token_budget,
+                extra_tokens=subject.extra_tokens,
+                token_types=subject.rows.split.token_type_ids is not None,
+                pad_token_id=subject.pad_token_id,
+                labels=subject.labels,
+            )
+        except PrivacyError as error:
+            if spec.run_id is None:
+                raise
+            raise PrivacyError(
+                error.message, hint="audit the run on a machine and with versions like those that trained it"
+            ) from error
 
 
 def _size(spec: AuditSpec) -> tuple[int, int]:

@@ -31,7 +31,7 @@ _ROUNDING = 1e-9
 def spec_of_run(
     record: RunRecord, spec: RunSpec, *, steps: int, canaries: int, layers: Sequence[Layer]
 ) -> AuditSpec:
-    """What to audit for a run: its model, mode, clipper, engine, q, σ, C and δ.
+    """What to audit for a run: its model, mode, clipper, engine, precision, q, σ, C and δ.
 
     Raises:
         UsageError: the run is not private.
@@ -55,6 +55,8 @@ def spec_of_run(
             "public_n": None,  # the synthetic examples are public
         }
     )
+    precision = settled(spec).hardware.precision
+    assert precision != "auto"
     return AuditSpec(
         model=spec.model,
         tuning=spec.tuning,
@@ -65,7 +67,9 @@ def spec_of_run(
         steps=steps,
         canaries=canaries,
         layers=layers,
-        precision=settled(spec).hardware.precision,
+        precision=precision,
+        max_length=spec.data.max_length,
+        micro_batch_tokens=spec.hardware.micro_batch_tokens,
         run_id=record.run_id,
     )
 

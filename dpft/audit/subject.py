@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dpft.data.prepare import PreparedSplit
 from dpft.engines.base import MicroBatch
-from dpft.privacy.pieces import as_they_come, by_own_length
+from dpft.privacy.pieces import as_they_come, by_own_length, own_width
 from dpft.spec import TuningSpec
 from dpft.training.batches import collate
 
@@ -157,6 +157,23 @@ class Subject:
     def micro_batch_tokens(self) -> int:
         """A budget that cuts every usual batch into several micro-batches."""
         return 8 * int(self.lengths.max())
+
+    def kin(self, row: int) -> Indices:
+        """Rows that are in and may share a micro-batch with ``row`` at any precision; texts first."""
+        everyone = np.concatenate([self.rows.texts, self.rows.canaries_in])
+        width = self._width(row)
+        return np.array([other for other in everyone if other != row and self._width(other) == width], int)
+
+    @property
+    def typical(self) -> Indices:
+        """Texts that are in, of the width that most of them have."""
+        texts = self.rows.texts
+        return max((np.intersect1d(texts, np.append(self.kin(row), row)) for row in texts), key=len)
+
+    def _width(self, row: int) -> tuple[int, bool]:
+        length = int(self.rows.split.lengths[row])
+        width = own_width(length, LONGEST)
+        return width, length == width
 
     def pieces(
         self, indices: Indices, *, gain: float | Tensor = 1.0, tokens: int | None = None

@@ -35,7 +35,7 @@ __all__ = ["FastSession", "GuardedSession"]
 _TOLERANCE = 1e-3
 _FLOOR = 1e-2  # a parameter whose gradient is smaller than this part of the whole is measured by this part
 _ROUNDING = 1e-5  # of the magnitude of what was added up, however much of it cancels
-_BLOCK = 1 << 18
+_BLOCK = 1 << 18  # numbers of a parameter that are in float64 at a time
 _HINT = "freeze this layer, or choose another --finetune-mode"
 
 

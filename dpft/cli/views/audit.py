@@ -47,7 +47,7 @@ def _audited(result: AuditResult, name: str | None) -> None:
     terms = (
         f"q {claim.sample_rate:.6g}, σ {claim.noise_multiplier:.4f}, sensitivity {claim.sensitivity:g}, "
         f"{claim.steps} steps; engine {result.engine}, clipping {result.clipping}, "
-        f"{result.precision}"
+        f"precision {result.precision}"
     )
     _line(console, Text.assemble("claim   ", privacy(True, claim.epsilon, claim.delta, claim.steps)))
     _line(console, Text(f"over    {terms}"))

@@ -7,16 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
-from dpft.audit import subject
+from dpft.audit import run, subject
 from dpft.audit.bench import Bench, Entropy, Parts
+from dpft.audit.conformance import _dropped
 from dpft.audit.faults import FAULTS, Fault
 from dpft.audit.result import NO_VIOLATION, VIOLATION, AuditResult
 from dpft.audit.run import CONFORMANCE, _ask, _Audit, audit, lay_out, self_test
 from dpft.audit.simulate import simulate
 from dpft.audit.white_box import canary_norm, judge, observe
-from dpft.errors import UsageError
-from dpft.privacy.pieces import as_they_come
+from dpft.errors import PrivacyError, UsageError
+from dpft.privacy.pieces import as_they_come, by_own_length
 from dpft.spec import ModelSpec
 from dpft.tables import CLIPPERS, ENGINES, MODES
 from dpft.training.observer import Observer
@@ -124,14 +126,59 @@ def test_planted_padding_in_common_is_noticed_at_bf16(
 ) -> None:
     spec = replace(spec_of(precision="bf16"), model=ModelSpec(checkpoint="builtin:minilm"))
     bench = lay_out(spec, Observer(), entropy=Entropy(SEED))
-    asked = [dict(CONFORMANCE)[name] for name in ("sensitivity", "micro-batches")]
-    assert [check(bench).verdict for check in asked] == ["pass", "pass"]
+    asked = [dict(CONFORMANCE)[name] for name in ("sensitivity", "company", "micro-batches")]
+    assert [check(bench).verdict for check in asked] == ["pass", "pass", "pass"]
 
     def in_common(lengths: Any, longest: int, tokens: int, extra: int) -> Any:
         return as_they_come(lengths + extra, tokens)
 
+    def to_the_longest_drawn(lengths: Any, longest: int, tokens: int, extra: int) -> Any:
+        own = by_own_length(lengths, longest, tokens, extra)
+        return lambda rows: (replace(piece, width=int(lengths[rows].max())) for piece in own(rows))
+
     monkeypatch.setattr(subject, "by_own_length", in_common)
-    assert [check(bench).verdict for check in asked] == ["fail", "fail"]
+    assert [check(bench).verdict for check in asked[1:]] == ["fail", "fail"]
+    monkeypatch.setattr(subject, "by_own_length", to_the_longest_drawn)
+    assert dict(CONFORMANCE)["company"](bench).verdict == "fail"
+
+
+def test_a_poisoned_example_is_counted_once_though_its_copies_fill_the_batch(
+    at_any_precision: Bench,
+) -> None:
+    bench = at_any_precision
+    rows = bench.subject.typical[:3]
+    gains = torch.tensor([float("nan"), 1.0, 1.0])
+    with bench.session(bench.plan()) as session:
+        pieces = list(bench.together(rows, gains))
+        reports = [session.accumulate(piece, bench.zeros()) for piece in pieces]
+    assert sum(piece.fill for piece in pieces) == (1 if bench.subject.precision == "bf16" else 0)
+    assert sum(_dropped(report, piece) for report, piece in zip(reports, pieces, strict=True)) == 1
+
+
+def test_where_rounding_tells_there_is_no_audit_at_bf16(
+    spec_of: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, longest: int, **more: object) -> None:
+        looked_at.append(longest)
+        if longest == 48:
+            raise PrivacyError("rounds by its company", hint="give --precision fp32")
+
+    looked_at: list[int] = []
+    monkeypatch.setattr(run, "check_rounding", refuse)
+    lay_out(spec_of(), Observer())
+    assert looked_at == []
+    of_run = {"precision": "bf16", "max_length": 48, "micro_batch_tokens": 512, "run_id": "a" * 16}
+    with pytest.raises(PrivacyError) as caught:
+        lay_out(spec_of(**of_run), Observer())
+    assert looked_at == [subject.LONGEST, 48]
+    assert "like those that trained it" in caught.value.hint
+
+
+def test_what_training_refuses_is_not_audited(spec_of: SpecMaker) -> None:
+    with pytest.raises(PrivacyError, match="'opacus' at precision bf16"):
+        spec_of(precision="bf16", privacy={"engine": "opacus"})
+    with pytest.raises(UsageError, match="unknown precision"):
+        spec_of(precision="auto")
 
 
 @pytest.mark.statistical

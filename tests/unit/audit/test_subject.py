@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from dpft.audit.bench import Bench, norm
-from dpft.audit.subject import AUDIT_VECTOR
+from dpft.audit.subject import AUDIT_VECTOR, LONGEST
 from dpft.engines import oracle
 from dpft.engines.base import example_losses
+from dpft.privacy.pieces import own_width
 from dpft.tuning.base import load_tokenizer
 
 from .conftest import SpecMaker
@@ -54,6 +55,35 @@ def test_texts_have_the_gradient_that_they_have_without_the_audit_vector(bench: 
             example_losses(m, b, "fp32") for m, b in ((subject.model, batch), (subject.model.model, plain))
         ]
     assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 1 << 30])
+def test_a_gain_follows_its_row_into_whichever_piece(at_any_precision: Bench, tokens: int) -> None:
+    subject = at_any_precision.subject
+    rows = np.concatenate([subject.rows.texts[4::-1], subject.rows.texts[5:9]])
+    pieces = list(subject.pieces(rows, gain=torch.arange(1.0, 10.0), tokens=tokens))
+    assert sum(piece.examples for piece in pieces) == 9
+    gain_of = {int(row): float(gain) for row, gain in zip(rows, torch.arange(1.0, 10.0), strict=True)}
+    text_of = {row: subject.batch(np.array([row])).inputs["input_ids"][0].tolist() for row in gain_of}
+    for piece in pieces:
+        for place in range(len(piece)):
+            length = int(piece.inputs["attention_mask"][place].sum())
+            text = piece.inputs["input_ids"][place, :length].tolist()
+            (row,) = [row for row, known in text_of.items() if known == text]
+            assert float(piece.inputs["audit_gain"][place]) == gain_of[row]
+        if subject.precision == "bf16":
+            widths = {own_width(int(n), LONGEST) for n in piece.inputs["attention_mask"].sum(1)}
+            assert widths == {piece.inputs["input_ids"].shape[1]}
+
+
+def test_kin_are_in_and_have_the_rows_width(bench: Bench) -> None:
+    subject, lengths = bench.subject, bench.subject.rows.split.lengths
+    row = int(subject.rows.canaries_in[0])
+    kin = subject.kin(row)
+    assert row not in kin
+    assert bool(subject.rows.coins[kin].all())
+    assert {own_width(int(length), LONGEST) for length in lengths[kin]} == {8}
+    assert len(subject.typical) >= 5
 
 
 def test_gain_scales_gradients_and_leaves_values(bench: Bench) -> None:

@@ -64,6 +64,16 @@ def test_no_violation_is_no_verification(
     assert "FAIL" not in outcome.out
 
 
+def test_the_precision_is_what_train_would_take_or_what_is_asked_for(
+    dpft: Command, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpft.training.precision.has_bfloat16", lambda: True)
+    options = ("-m", tiny_model, "--layer", "conformance", *SMALL, "--json")
+    for asked, found in (((), "bf16"), (("--precision", "auto"), "bf16"), (("--precision", "fp32"), "fp32")):
+        monkeypatch.setattr(audits, "CONFORMANCE", audits.CONFORMANCE[:1])
+        assert dpft("audit", *options, *asked).json["precision"] == found
+
+
 def test_a_violation_ends_with_4_and_one_document(
     dpft: Command, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +102,7 @@ def test_a_run_is_audited_with_its_own_settings(
     (record,) = Store().list()
     document = outcome.json
     assert document["run_id"] == record.run_id
+    assert document["precision"] == Store().spec(record).hardware.precision
     assert document["claim"]["noise_multiplier"] == record.noise_multiplier
     assert document["claim"]["sample_rate"] == pytest.approx(record.sample_rate, rel=0.01)
     assert document["checks"][0]["name"] == "stated ε"

@@ -233,7 +233,11 @@ class RelativePositions(nn.Module):
 
 @pytest.mark.parametrize("rows", [2, 3, 4, 8])  # as many as the micro-batch, as the probe, or twice as many
 @pytest.mark.parametrize("make", [SharedTable, lambda rows: RelativePositions()])
-def test_what_all_examples_share_goes_one_at_a_time(make: type[SharedTable], rows: int) -> None:
+@pytest.mark.parametrize("block", [7, 1 << 18])
+def test_what_all_examples_share_goes_one_at_a_time(
+    make: type[SharedTable], rows: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_BLOCK", block)
     torch.manual_seed(0)
     error, notes = outcome(Around(make(rows)), batch(rows=4, length=4))
     assert error < 1e-5
