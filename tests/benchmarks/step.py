@@ -8,9 +8,9 @@ In each round every engine takes one step of the same 512 examples (micro-batche
 included) in random order; its time is divided by that of the step without privacy in the same round, and the
 median of these ratios is printed. CPU time counts all threads and is what to quote where anything else runs
 beside; wall time says what overlaps, on a quiet machine. Memory is the peak of a process of its own, which
-takes two steps of two micro-batches (of dpft's at bf16, which are smaller). At bf16 dpft's examples have widths of their own, as in training; the
-others' do not, and the ratio says what that costs too. "noise" is the share of drawing and adding noise in
-the engine's step.
+takes two steps of two micro-batches. At bf16 dpft's examples have widths of their own, as in training; the
+others' do not, and the ratio says what that costs too (of memory, not: its two micro-batches are smaller).
+"noise" is the share of drawing and adding noise in the engine's step.
 """
 
 from __future__ import annotations
