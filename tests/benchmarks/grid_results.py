@@ -19,6 +19,8 @@ __all__ = ["Results", "interval", "lines_of_table", "settings_in_words"]
 
 Line = Mapping[str, Any]
 
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 class Results:
     """What has been measured: one JSON line a run, appended under a lock.
@@ -89,6 +91,8 @@ def interval(accuracies: Sequence[float], rows: int) -> float:
 def lines_of_table(lines: Iterable[Line], tasks: Sequence[str], modes: Sequence[str]) -> Iterator[str]:
     """Markdown: modes by tasks and targets, with half-widths; italics where a constant answer may do as well.
 
+    Cells with fewer runs than others say how many.
+
     Args:
         lines: of :meth:`Results.lines`.
         tasks: columns.
@@ -106,22 +110,24 @@ def lines_of_table(lines: Iterable[Line], tasks: Sequence[str], modes: Sequence[
     ]
     majority = {line["task"]: line["majority"] for group in found.values() for line in group}
     heads = [f"{task} {'no DP' if target is None else f'ε {target:g}'}" for task, target in columns]
+    most = max(map(len, found.values()), default=0)
     yield "| mode | " + " | ".join(heads) + " |"
     yield "|---" * (len(columns) + 1) + "|"
     yield "| majority class | " + " | ".join(f"{majority[task]:.3f}" for task, _ in columns) + " |"
     for mode in modes:
         groups = [found.get((mode, task, target), []) for task, target in columns]
         if any(groups):
-            yield f"| `{mode}` | " + " | ".join(map(_shown, groups)) + " |"
+            yield f"| `{mode}` | " + " | ".join(_shown(group, most) for group in groups) + " |"
 
 
-def _shown(group: Sequence[Line]) -> str:
+def _shown(group: Sequence[Line], most: int) -> str:
     if not group:
         return "–"
     accuracies = [line["accuracy"] for line in group]
     mean, reach = statistics.fmean(accuracies), interval(accuracies, group[0]["total"])
     text = f"{mean:.3f} ± {reach:.3f}"
-    return f"*{text}*" if mean - reach <= group[0]["majority"] else text
+    fewer = str(len(group)).translate(_RAISED) if len(group) < most else ""
+    return (f"*{text}*" if mean - reach <= group[0]["majority"] else text) + fewer
 
 
 def settings_in_words(lines: Sequence[Line]) -> Iterator[str]:
@@ -133,8 +139,8 @@ def settings_in_words(lines: Sequence[Line]) -> Iterator[str]:
     counts = sorted(set(per_cell.values()))
     runs = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     yield (
-        f"Mean dev accuracy of {runs} run(s) a cell ({len(lines)} in all) ± half of a 95% interval. It "
-        "covers the choice of dev rows (a(1 − a)/rows: they are the same for all runs) and the spread "
+        f"Mean dev accuracy of {runs} run(s) a cell ({len(lines)} in all; raised: how many, where others "
+        "have more) ± half of a 95% interval. It covers the choice of dev rows (a(1 − a)/rows: they are the same for all runs) and the spread "
         "between runs (s²/k, by Student's t), added as squares; of a single run, the former only. "
         "Italics: the interval reaches down to the majority class. A seed fixes the initialisation and, "
         "without privacy, the data order; in a private run sample and noise are keyed by the operating "

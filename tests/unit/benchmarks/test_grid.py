@@ -143,13 +143,13 @@ def test_the_table_says_what_is_in_the_file() -> None:
     heads, _, majority, full, lora = lines_of_table(lines, list(TASKS), list(MODES))
     assert heads == "| mode | sst2 no DP | sst2 ε 8 | sst2 ε 3 | mnli ε 8 |"
     assert majority == "| majority class | 0.500 | 0.500 | 0.500 | 0.350 |"
-    assert full == "| `full` | – | – | – | 0.400 ± 0.030 |"
+    assert full == "| `full` | – | – | – | 0.400 ± 0.030¹ |"
     assert (
         lora
-        == f"| `lora` | 0.800 ± 0.025 | 0.710 ± {interval([0.72, 0.7], 1000):.3f} | *0.510 ± 0.031* | – |"
+        == f"| `lora` | 0.800 ± 0.025¹ | 0.710 ± {interval([0.72, 0.7], 1000):.3f} | *0.510 ± 0.031*¹ | – |"
     )
     words = "\n".join(settings_in_words(lines))
-    assert "1 to 2 run(s) a cell (5 in all)" in words
+    assert "1 to 2 run(s) a cell (5 in all;" in words
     assert "- sst2: `lora` 8 × 96 (50%, σ 0.3500 at ε 3, σ 0.3500 at ε 8)" in words
     assert "- `full`: – / 0.02, C 1, fp32" in words
 
