@@ -141,7 +141,8 @@ def settings_in_words(lines: Sequence[Line]) -> Iterator[str]:
     yield (
         f"Mean dev accuracy of {runs} run(s) a cell ({len(lines)} in all; raised: how many, where others "
         "have more) ± half of a 95% interval. It covers the choice of dev rows (a(1 − a)/rows: they are the "
-        "same for all runs) and the spread between runs (s²/k, by Student's t), added as squares; of a single run, the former only. "
+        "same for all runs) and the spread between runs (s²/k, by Student's t), added as squares; of a "
+        "single run, the former only. "
         "Italics: the interval reaches down to the majority class. A seed fixes the initialisation and, "
         "without privacy, the data order; in a private run sample and noise are keyed by the operating "
         "system: a seed names a repetition, and reproduces none."
