@@ -110,9 +110,7 @@ def _look(given: Given, *, with_model: bool) -> tuple[list[Check], Diagnosis | N
         else:
             progress.working("loading libraries")
         from dpft.training.diagnose import check_environment, diagnose
-        from dpft.training.precision import settled
 
-        spec = settled(spec) if spec is not None else None
         checks = [*check_environment(), *check_store(paths.home())]
         diagnosis = diagnose(spec, progress) if spec is not None else None
     if diagnosis is not None:
@@ -159,7 +157,7 @@ def _of_model(spec: RunSpec, diagnosis: Diagnosis) -> dict[str, Any]:
             "finetune_mode": spec.tuning.mode,
             "engine": spec.privacy.engine,
             "clipping": spec.privacy.clipping,
-            "precision": spec.hardware.precision,
+            "precision": diagnosis.precision,
             "trainable_parameters": diagnosis.trainable_parameters,
             "all_parameters": diagnosis.all_parameters,
         },

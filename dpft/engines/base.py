@@ -117,8 +117,9 @@ def example_losses(model: Any, batch: MicroBatch, precision: str) -> Tensor:
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """The autocast context of ``precision`` ("fp32" or "bf16").
 
-    Under bf16, matrix products take bfloat16 and attention takes float32: PyTorch's attention on CPUs has a
-    slow backward pass in bfloat16, and there it is where padding would tell.
+    Under bf16, products with weights take bfloat16, and attention and other products of one activation with
+    another take float32: PyTorch's attention on CPUs has a slow backward pass in bfloat16, and there it is
+    where padding would tell.
     """
     if precision != "bf16":
         yield
@@ -128,7 +129,7 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
 
 
 class _WideAttention(TorchFunctionMode):
-    """Within, ``scaled_dot_product_attention`` computes in float32, and so answers."""
+    """Within, attention computes in float32, and so answers, also where a model spells it out."""
 
     def __init__(self, device_type: str) -> None:
         super().__init__()
@@ -138,10 +139,17 @@ class _WideAttention(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
+        if func not in _ATTENTION:
             return func(*args, **kwargs)
         with torch.autocast(self._device_type, enabled=False):
             return func(*tree_map(_wide, tuple(args)), **tree_map(_wide, dict(kwargs)))
+
+
+_ATTENTION = {
+    F.scaled_dot_product_attention,
+    *(torch.matmul, Tensor.matmul, Tensor.__matmul__),
+    *(torch.bmm, Tensor.bmm, torch.baddbmm, Tensor.baddbmm, torch.einsum),
+}
 
 
 def _wide(value: Any) -> Any:

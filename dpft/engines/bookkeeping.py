@@ -8,13 +8,14 @@ Bu et al. 2023 (arXiv 2210.00038), in a single backward pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from dpft.engines.base import MicroBatch, PieceReport, example_losses
 from dpft.engines.guard import GuardedSession
+from dpft.engines.products import SteadyProducts
 from dpft.errors import PrivacyError
 from dpft.privacy.clipping import Clipper
 from dpft.privacy.gradients import PerExampleGradient, Together
@@ -72,7 +73,8 @@ class BookkeepingSession:
     def _record(self, batch: MicroBatch, precision: str) -> tuple[Tensor, dict[str, PerExampleGradient]]:
         """Losses (b) and what one forward and one backward pass left on the tape."""
         with torch.enable_grad(), self._tape.recording(len(batch)):
-            losses = example_losses(self._model, batch, precision)
+            with SteadyProducts() if precision == "bf16" else nullcontext():
+                losses = example_losses(self._model, batch, precision)
             if not losses.requires_grad:
                 raise PrivacyError(
                     "the model's output depends on no trainable parameter",

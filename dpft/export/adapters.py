@@ -20,6 +20,7 @@ __all__ = ["AdapterFolder"]
 
 _CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", _CONFIG)
+_TAKES_PREFIXES = "<5.24"  # from there on models take keys and values by another name than PEFT gives them
 _TAGS = {"PROMPT_TUNING": "prompt-tuning", "PREFIX_TUNING": "prefix-tuning"}
 
 
@@ -37,6 +38,8 @@ class AdapterFolder(Form):
 
     def __init__(self, mode: Mode) -> None:
         self.parts = mode.parts
+        if "PREFIX_TUNING" in mode.peft_types:
+            self.requires = ("torch", f"{TRANSFORMERS},{_TAKES_PREFIXES}", PEFT)
         self.tags = tuple(_TAGS.get(kind, kind.lower()) for kind in mode.peft_types)
         self.what = "a PEFT adapter" if len(self.parts) == 1 else f"{len(self.parts)} PEFT adapters"
         if len(self.parts) > 1:

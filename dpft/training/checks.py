@@ -8,10 +8,36 @@ from dpft.tables import CLIPPERS, ENGINES
 from dpft.training.assemble import Assembled
 from dpft.training.evaluation import resting
 from dpft.training.frozen import made_up
+from dpft.training.precision import at, settled
 from dpft.training.preflight import check_engine, check_reachable
-from dpft.training.rounding import check_rounding
+from dpft.training.rounding import RoundingError, check_rounding
 
-__all__ = ["check_before_training"]
+__all__ = ["check_before_training", "settle"]
+
+
+def settle(spec: RunSpec, assembled: Assembled) -> tuple[RunSpec, tuple[str, ...]]:
+    """``spec`` at the precision that it is to run at, looked at by :func:`check_before_training`.
+
+    Where ``auto`` would be bf16, and that cannot keep examples apart here, it is fp32.
+
+    Args:
+        spec: the run.
+        assembled: its materials; afterwards they are as they were.
+
+    Returns:
+        The spec, and what the user should know, in sentences.
+
+    Raises:
+        DpftError: as :func:`check_before_training`.
+    """
+    one = settled(spec)
+    try:
+        return one, check_before_training(one, assembled)
+    except RoundingError as error:
+        if spec.hardware.precision != "auto":
+            raise
+        one = at("fp32", spec)
+        return one, (f"training at fp32: {error.message}", *check_before_training(one, assembled))
 
 
 def check_before_training(spec: RunSpec, assembled: Assembled) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from dpft.training.assemble import tuned_model
 from dpft.training.loop import make_optimizer
 from dpft.training.memory import Memory, measure
 from dpft.training.observer import Observer
-from dpft.training.precision import settled
+from dpft.training.precision import at, settled
 from dpft.training.preflight import LENGTHS, check_reachable, compare_engine, synthetic_batch
 from dpft.training.rounding import check_rounding
 from dpft.tuning.base import load_tokenizer
@@ -75,6 +75,7 @@ class Diagnosis:
         trainable_parameters: numbers that train.
         all_parameters: numbers in all.
         memory: micro-batches by size; None where the engine failed.
+        precision: at which it was looked at.
     """
 
     checks: tuple[Check, ...]
@@ -83,6 +84,7 @@ class Diagnosis:
     trainable_parameters: int
     all_parameters: int
     memory: Memory | None
+    precision: str
 
 
 def check_environment() -> list[Check]:
@@ -121,9 +123,14 @@ def diagnose(spec: RunSpec, observer: Observer | None = None) -> Diagnosis:
     Raises:
         DpftError: the model cannot be loaded or tuned so.
     """
-    observer, spec = observer or Observer(), settled(spec)
+    observer = observer or Observer()
     observer.working(f"loading {spec.model.checkpoint}")
-    return _Patient(spec, observer).examined()
+    found = _Patient(settled(spec), observer).examined()
+    apart = [check for check in found.checks if check.name == "rounding" and check.ok is False]
+    if spec.hardware.precision != "auto" or not apart:
+        return found
+    found = _Patient(at("fp32", spec), observer).examined()  # as training would
+    return replace(found, notes=(*found.notes, f"training would be at fp32: {apart[0].detail}"))
 
 
 class _Patient:
@@ -167,6 +174,7 @@ class _Patient:
             trainable_parameters=sum(p.numel() for p in self.parameters.values()),
             all_parameters=sum(p.numel() for p in self.model.parameters()),
             memory=memory,
+            precision=self.spec.hardware.precision,
         )
 
     def _batch(self, lengths: tuple[int, ...] = LENGTHS, *, repeated: bool = False) -> MicroBatch:

@@ -26,7 +26,7 @@ from dpft.privacy.team import RunOverError, Team
 from dpft.spec import RunSpec
 from dpft.tables import CLIPPERS
 from dpft.training.assemble import Assembled, assemble, open_session
-from dpft.training.checks import check_before_training
+from dpft.training.checks import settle
 from dpft.training.keeper import spec_digest
 from dpft.training.loop import Fit, begin, fit
 from dpft.training.observer import Observer
@@ -104,12 +104,12 @@ def follow(spec: RunSpec, team: Team) -> Mapping[str, nn.Parameter] | None:
 
 
 def _follow(spec: RunSpec, team: Team) -> Mapping[str, nn.Parameter]:
-    spec = settled(spec)
     if spec.hardware.num_threads is not None:
         torch.set_num_threads(spec.hardware.num_threads)
     assembled = assemble(spec, Observer())
-    if spec.hardware.precision == "bf16":
-        check_before_training(spec, assembled)  # what rounds alike on rank 0's processor need not on this one
+    if settled(spec).hardware.precision == "bf16":
+        spec, _ = settle(spec, assembled)  # what rounds alike on rank 0's processor need not on this one
+    spec = settled(spec)
     split = assembled.data.splits["train"]
     schedule = schedule_for(split.rows, spec.optimisation, spec.privacy)
     plan = FollowingPlan(schedule, _clipper(spec), team)

@@ -8,7 +8,7 @@ import torch
 
 from dpft.spec import PrivacySpec, RunSpec, TuningSpec
 
-__all__ = ["chosen", "has_bfloat16", "settled"]
+__all__ = ["at", "chosen", "has_bfloat16", "settled"]
 
 
 def has_bfloat16() -> bool:
@@ -25,8 +25,12 @@ def settled(spec: RunSpec) -> RunSpec:
     """
     if spec.hardware.precision != "auto":
         return spec
-    one = chosen(spec.tuning, spec.privacy)
-    return spec.model_copy(update={"hardware": spec.hardware.model_copy(update={"precision": one})})
+    return at(chosen(spec.tuning, spec.privacy), spec)
+
+
+def at(precision: Literal["fp32", "bf16"], spec: RunSpec) -> RunSpec:
+    """``spec`` at that precision."""
+    return spec.model_copy(update={"hardware": spec.hardware.model_copy(update={"precision": precision})})
 
 
 def chosen(tuning: TuningSpec, privacy: PrivacySpec) -> Literal["fp32", "bf16"]:

@@ -23,10 +23,14 @@ from dpft.privacy.pieces import own_width, rows_of
 from dpft.training.moved import moved
 from dpft.training.preflight import synthetic_batch
 
-__all__ = ["check_rounding"]
+__all__ = ["RoundingError", "check_rounding"]
 
 _NORMS = 1e-6  # relative; norms are added up in float32 products, whose order may be the batch's
 _SHORT = 6
+
+
+class RoundingError(PrivacyError):
+    """At bf16, on this machine, company decides how this model's examples are rounded."""
 
 
 def check_rounding(
@@ -57,7 +61,7 @@ def check_rounding(
         labels: number of labels.
 
     Raises:
-        PrivacyError: a loss differs in its last bit, or a norm beyond rounding in float32.
+        RoundingError: a loss differs in its last bit, or a norm beyond rounding in float32.
     """
     sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     with moved(parameters), engine.session(model, parameters, clipper, "bf16") as session:
@@ -102,7 +106,7 @@ def _compare(model: Any, first: tuple[Tensor, Tensor], second: tuple[Tensor, Ten
     same = torch.equal(first[0], second[0])
     apart = float((first[1] - second[1]).abs())
     if not (same and apart <= _NORMS * float(first[1])):
-        raise PrivacyError(
+        raise RoundingError(
             f"{type(model).__name__} rounds an example at bf16 by its company: its loss differs by "
             f"{float((first[0] - second[0]).abs()):.2g}, its gradient's norm by {apart:.2g}",
             hint="give --precision fp32",

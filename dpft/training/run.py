@@ -24,7 +24,7 @@ from dpft.spec import RunSpec
 from dpft.training.assemble import Assembled, assemble, open_session
 from dpft.training.card import card
 from dpft.training.checkpoint import Checkpoints
-from dpft.training.checks import check_before_training
+from dpft.training.checks import check_before_training, settle
 from dpft.training.declare import declare
 from dpft.training.estimate import foreseen
 from dpft.training.evaluation import Evaluation, evaluate, resting
@@ -71,12 +71,12 @@ def train(
         require_alone()
     observer = observer or Observer()
     store = store or Store()
-    spec = settled(spec)
     if spec.hardware.num_threads is not None:
         torch.set_num_threads(spec.hardware.num_threads)
     assembled = assemble(spec, observer)
     plan = _plan(spec, assembled, observer)
-    for note in check_before_training(spec, assembled):
+    spec, notes = settle(spec, assembled)
+    for note in notes:
         observer.warned(note)
     spending = Spending(spec, assembled.data, plan, store, observer)
     spending.check()
@@ -144,10 +144,10 @@ def plan_run(spec: RunSpec, observer: Observer | None = None, *, probe: bool = F
         DpftError: what would stop the run before its first step.
     """
     observer = observer or Observer()
-    spec = settled(spec)
     assembled = assemble(spec, observer)
     plan = _plan(spec, assembled, observer)
-    for note in check_before_training(spec, assembled):
+    spec, notes = settle(spec, assembled)
+    for note in notes:
         observer.warned(note)
     return foreseen(spec, assembled, plan, observer, probe=probe)
 

@@ -109,8 +109,14 @@ def check_prefix(model: Any) -> None:
             f"PEFT has no prefix for {name}: it classifies with an encoder or a decoder, not with both",
             hint=_HINT,
         )
-    backbone = getattr(model, model.base_model_prefix)
-    if not any("past_key_values" in inspect.signature(part.forward).parameters for part in (model, backbone)):
+    parts = (model, getattr(model, model.base_model_prefix))
+    taken = {name for part in parts for name in inspect.signature(part.forward).parameters}
+    if "past_key_values" not in taken and "cache" in taken:  # its name from transformers 5.24 on
+        raise ModelError(
+            f"PEFT cannot give {name} a prefix: this version of transformers takes it by another name",
+            hint="pip install 'transformers<5.24'",
+        )
+    if "past_key_values" not in taken:
         raise ModelError(
             f"{name} takes no keys and values from outside (past_key_values): it can have no prefix",
             hint=_HINT,

@@ -49,7 +49,7 @@ def report(
             spec.tuning.mode,
             f"engine {spec.privacy.engine}",
             f"clipping {spec.privacy.clipping}",
-            spec.hardware.precision,
+            spec.hardware.precision if diagnosis is None else diagnosis.precision,
         )
         console.print(Text(" · ".join(parts), "bold"), soft_wrap=True)
     for check in checks:
