@@ -129,7 +129,11 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
 
 
 class _WideAttention(TorchFunctionMode):
-    """Within, attention computes in float32, and so answers, also where a model spells it out."""
+    """Within, attention computes in float32, and so answers, also where a model spells it out.
+
+    Args:
+        device_type: of the model.
+    """
 
     def __init__(self, device_type: str) -> None:
         super().__init__()

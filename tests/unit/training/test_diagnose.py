@@ -18,6 +18,7 @@ from dpft.tables import CLIPPERS, ENGINES, MODES
 from dpft.training import diagnose as doctor
 from dpft.training.diagnose import Diagnosis, check_environment, diagnose
 from dpft.training.memory import Memory
+from dpft.training.rounding import RoundingError
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,23 @@ WELL = {"reach": True, "norms": True, "bound": True, "moves": True}
 
 def test_at_bf16_the_same_and_its_rounding(tiny_model: Path) -> None:
     assert verdicts(look(tiny_model, precision="bf16")) == {**WELL, "rounding": True}
+
+
+@pytest.mark.parametrize("asked", ["auto", "bf16"])
+def test_where_bf16_cannot_keep_examples_apart_auto_is_looked_at_as_it_trains(
+    asked: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RoundingError("rounds by its company", hint="give --precision fp32")
+
+    monkeypatch.setattr("dpft.training.precision.has_bfloat16", lambda: True)
+    monkeypatch.setattr("dpft.training.diagnose.check_rounding", refuse)
+    found = look(tiny_model, precision=asked)
+    if asked == "bf16":
+        assert verdicts(found) == {**WELL, "rounding": False}
+        return
+    assert (found.precision, verdicts(found)) == ("fp32", WELL)
+    assert "training would be at fp32: rounds by its company" in found.notes[0]
 
 
 @pytest.mark.parametrize("mode", MODES.names())

@@ -1,0 +1,150 @@
+"""Products at bfloat16: a row's bits are its own, whatever the machine's kernels do with more of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from dpft.engines import products
+from dpft.engines.products import SteadyProducts, counts_that_agree
+from tests import models
+
+SHAPES = [(1536, 48), (512, 128), (384, 8), (384, 2), (64, 64), (33, 5), (8, 48)]
+COMPANY = (1, 2, 3, 7, 24, 50, 90, 130, 384, 1000, 1025, 2500)
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """What is known of this machine's kernels is not known of planted ones."""
+    products._counts.cache_clear()
+    yield
+    products._counts.cache_clear()
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    with SteadyProducts(), torch.autocast("cpu", dtype=torch.bfloat16):
+        return F.linear(rows, weight, bias)
+
+
+def telling(inner: int, outer: int) -> tuple[Tensor, Tensor]:
+    """Rows (2500 k), all alike, and a weight (n k): their products are nothing but rounding."""
+    row, matrix = products._cancelling(inner, outer)
+    return row.expand(max(COMPANY), -1).float(), matrix.T.contiguous().float()
+
+
+@pytest.mark.parametrize(("inner", "outer"), SHAPES)
+def test_a_row_is_the_same_to_the_bit_in_any_company(inner: int, outer: int) -> None:
+    rows, weight = telling(inner, outer)
+    for forward in (True, False):
+        # A gradient's terms cancel where the weight is laid out the other way round.
+        given = weight if forward else weight.T.contiguous()
+        for count in COMPANY:
+            if forward:
+                found = linear(rows[:count], given)
+            else:
+                start = torch.zeros(count, outer, requires_grad=True)
+                (found,) = torch.autograd.grad(
+                    linear(start, given), start, rows[:count].bfloat16(), retain_graph=True
+                )
+            expected = linear(rows[:1], given) if forward else found[:1]
+            assert torch.equal(found, expected.expand_as(found)), (forward, count)
+            if count == 1:
+                alone = found
+            assert torch.equal(found[:1], alone), (forward, count)
+
+
+def planted(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """A kernel that adds up a row's terms from the other end, if fewer than 384 rows come together."""
+    order = range(len(matrix)) if len(rows) < 384 else reversed(range(len(matrix)))
+    found = torch.zeros(len(rows), matrix.shape[1])
+    for term in order:
+        found += rows[:, term, None].float() * matrix[term].float()
+    return (found if bias is None else found + bias.float()).bfloat16()
+
+
+def test_planted_kernel_that_looks_at_the_number_of_rows_gets_no_few_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, weight = telling(512, 24)
+    assert not torch.equal(
+        planted(rows[:8].bfloat16(), weight.T.bfloat16(), None),
+        planted(rows[:400].bfloat16(), weight.T.bfloat16(), None)[:8],
+    )
+    monkeypatch.setattr(products, "_multiply", planted)
+    assert min(counts_that_agree(weight.T.bfloat16())) >= 384
+    alone = linear(rows[:1], weight)
+    for count in COMPANY:
+        assert torch.equal(linear(rows[:count], weight), alone.expand(count, -1))
+
+
+def test_ordinary_numbers_would_hardly_have_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why operands cancel: of ordinary ones, next to no element shows what the kernel does."""
+    torch.manual_seed(0)
+    rows, matrix = torch.randn(400, 512).bfloat16(), torch.randn(512, 24).bfloat16()
+    ordinary = planted(rows[:8], matrix, None) != planted(rows, matrix, None)[:8]
+    rows, weight = (value.bfloat16() for value in telling(512, 24))
+    cancelling = planted(rows[:8], weight.T, None) != planted(rows[:400], weight.T, None)[:8]
+    assert float(ordinary.float().mean()) < 0.02
+    assert float(cancelling.float().mean()) > 0.5
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(6, 9, 48), (1, 48), (1500, 48)])
+def test_the_product_and_its_gradient_are_those_of_plain_autocast(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    weight, rows = torch.randn(32, 48), torch.randn(*shape, requires_grad=True)
+    added = torch.randn(32) if bias else None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = F.linear(rows, weight, added)
+    found = linear(rows, weight, added)
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    output = torch.randn_like(expected)
+    gradients = [torch.autograd.grad(value, rows, output)[0] for value in (found, expected)]
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-5)
+    torch.testing.assert_close(*gradients, rtol=2**-7, atol=2**-5)
+    assert gradients[0].dtype == torch.float32
+
+
+def test_a_layer_with_its_weight_the_other_way_round_is_steadied_too() -> None:
+    rows, weight = telling(512, 24)
+    bias = torch.zeros(24)
+    found = []
+    for count in (1, 5, 384):
+        with SteadyProducts(), torch.autocast("cpu", dtype=torch.bfloat16):
+            found.append(torch.addmm(bias, rows[:count], weight.T.contiguous())[:1])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_what_trains_by_autograd_and_what_is_not_at_bf16_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: object) -> Tensor:
+        raise AssertionError("steadied")
+
+    monkeypatch.setattr(products, "_multiply", never)
+    rows, weight = torch.randn(3, 8), torch.randn(4, 8, requires_grad=True)
+    assert linear(rows, weight).requires_grad
+    with SteadyProducts():
+        assert F.linear(rows, weight.detach()).dtype == torch.float32
+        torch.addmm(torch.zeros(4), rows, weight.detach().T)
+    with pytest.raises(AssertionError, match="steadied"):
+        linear(rows, weight.detach())
+
+
+def test_no_rows_give_none() -> None:
+    assert linear(torch.zeros(0, 8), torch.randn(4, 8)).shape == (0, 4)
+
+
+def test_tiny_models_are_at_work_here() -> None:
+    """The layers of what the contract suites train go through steadied products."""
+    model, _ = models.tuned("lora")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with SteadyProducts(), torch.autocast("cpu", dtype=torch.bfloat16):
+        model(**models.batch().inputs)
+    assert products._counts.cache_info().misses >= 4
