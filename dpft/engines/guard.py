@@ -7,7 +7,9 @@ a use of some weight. If the fast engine refuses, fails or disagrees, the sessio
 time instead, and :attr:`GuardedSession.notes` says so.
 
 Two things can blind such a probe. Where plain autograd itself is not finite there is nothing to compare with:
-that micro-batch goes one example at a time, and the next is probed. And what starts at zero hides gradients
+other rows are looked for that are, since one poisoned example must not decide how the others are computed (at
+bf16, going one at a time is another rounding). Where there are none nobody contributes anything: that
+micro-batch goes one example at a time, and the next is probed. And what starts at zero hides gradients
 (LoRA's second factor hides the first's): the first micro-batch after the weights have moved is probed again,
 before it counts.
 """
@@ -128,18 +130,19 @@ class GuardedSession:
         """Hold the fast session against plain autograd, on another number of the same rows.
 
         Returns:
-            Whether they could be compared: plain autograd is finite.
+            Whether they could be compared: plain autograd is finite for some row.
 
         Raises:
             UnsupportedLayerError: it fails, or differs.
         """
-        count = 2 if len(batch) != 2 else 3
-        rows = torch.arange(count) % len(batch)
-        few = MicroBatch({key: value[rows] for key, value in batch.inputs.items()}, batch.labels[rows])
-        plain = self._plain(few)
+        for rows in _candidates(len(batch)):
+            few = MicroBatch({key: value[rows] for key, value in batch.inputs.items()}, batch.labels[rows])
+            plain = self._plain(few)
+            if plain is None or bool(torch.isfinite(plain.whole)):
+                break
+        else:
+            return False
         if plain is not None:
-            if not bool(torch.isfinite(plain.whole)):
-                return False
             try:
                 found = fast.gradients(few)
             except RuntimeError as error:  # what plain autograd has just done
@@ -187,6 +190,14 @@ class GuardedSession:
         finally:
             for parameter in self._parameters.values():
                 parameter.requires_grad_(False)
+
+
+def _candidates(batch_size: int) -> Iterator[Tensor]:
+    """Rows to probe: the first ones, or else each one several times; never as many as ``batch_size``."""
+    count = 2 if batch_size != 2 else 3
+    yield torch.arange(count) % batch_size
+    for row in range(batch_size):
+        yield torch.full((count,), row)
 
 
 @dataclass(frozen=True)

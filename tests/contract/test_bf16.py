@@ -168,6 +168,30 @@ def test_a_poisoned_row_is_dropped_once_however_often_it_fills() -> None:
     assert torch.isfinite(models.flat(sums)).all()
 
 
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_a_poisoned_neighbour_moves_nobody(mode: str) -> None:
+    """Not even where it comes first, when there is nothing finite to hold the engine against yet."""
+    found = []
+    for poisoned in (True, False):
+        model, parameters = models.tuned(mode)
+        batch = models.batch(rows=8)
+        batch.inputs["input_ids"][batch.inputs["input_ids"] == 1] = 2
+        batch.inputs["input_ids"][0, 0] = 1
+        with torch.no_grad():
+            model.get_input_embeddings().weight[1] = float("inf") if poisoned else 0.0
+        sums = models.zeros(parameters)
+        with ENGINE.session(model, parameters, FlatClipper(BOUND), "bf16") as session:
+            if poisoned:
+                report = session.accumulate(batch, sums)
+                assert report.dropped == 1
+            else:  # the very same rows, the first of which counts for nothing
+                rows = [*range(1, 8), 0]
+                last = models.rows_of(batch, rows)
+                session.accumulate(MicroBatch(last.inputs, last.labels, fill=1), sums)
+        found.append(models.flat({k: v for k, v in sums.items() if "word_embeddings" not in k}))
+    assert float((found[0] - found[1]).norm()) <= 2e-6 * BOUND
+
+
 def check(engine: Any, model: Any, parameters: Mapping[str, nn.Parameter]) -> None:
     check_rounding(
         engine,
