@@ -6,6 +6,7 @@
     │   └── AmbiguousError         3   a reference with several matches
     ├── PrivacyError               4   a guarantee that cannot be stated truthfully
     │   ├── UnsupportedLayerError  4   a trainable parameter no rule can clip exactly
+    │   ├── RoundingError          4   bf16 would round an example by its company
     │   └── EntropyError           4   no secure randomness to be had
     ├── LockedError                5   another process holds the lock
     ├── DataError                  1   rows that cannot be used
@@ -34,6 +35,7 @@ __all__ = [
     "ModelError",
     "NotFoundError",
     "PrivacyError",
+    "RoundingError",
     "StoreError",
     "UnsupportedLayerError",
     "UntrustedError",
@@ -81,6 +83,10 @@ class PrivacyError(DpftError):
 
 class UnsupportedLayerError(PrivacyError):
     """A trainable parameter that no rule can clip exactly."""
+
+
+class RoundingError(PrivacyError):
+    """At bf16, on this machine, company would decide how an example is rounded."""
 
 
 class EntropyError(PrivacyError):

@@ -32,7 +32,7 @@ from dpft.audit.simulate import Reference, simulate
 from dpft.audit.subject import LONGEST, Subject, make_rows
 from dpft.audit.white_box import canary_norm, judge, observe
 from dpft.engines.base import Engine
-from dpft.errors import PrivacyError, UsageError
+from dpft.errors import PrivacyError, RoundingError, UsageError
 from dpft.privacy.plan import PrivatePlan, make_plan
 from dpft.spec import ModelSpec, OptimisationSpec, PrivacySpec, TuningSpec, check_keeps_apart
 from dpft.tables import ENGINES, MODES
@@ -265,7 +265,13 @@ def lay_out(
         pass  # what cannot be clipped at all is refused as it is in training
     if subject.precision == "bf16":
         observer.working("looking at how bf16 rounds here")
-        _check_rounding(spec, subject, model, plan)
+        try:
+            _check_rounding(spec, subject, model, plan)
+        except RoundingError as error:
+            if spec.precision is None:
+                return lay_out(replace(spec, precision="fp32"), observer, parts=parts, entropy=entropy)
+            other = "audit the run on a machine and with versions like those that trained it"
+            raise RoundingError(error.message, hint=other if spec.run_id else error.hint) from error
     return bench
 
 
@@ -273,32 +279,25 @@ def _check_rounding(spec: AuditSpec, subject: Subject, model: Any, plan: Private
     """What training does before its first step at bf16, in the audit's shapes and, of a run, in the run's.
 
     Raises:
-        PrivacyError: an example's rounding depends on its company.
+        RoundingError: an example's rounding depends on its company.
     """
     shapes = [(LONGEST, 2 * _MOST_TOGETHER * (LONGEST + subject.extra_tokens))]
     if spec.max_length is not None and spec.micro_batch_tokens is not None:
         shapes.append((spec.max_length, spec.micro_batch_tokens))
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for longest, token_budget in shapes:
-        try:
-            check_rounding(
-                ENGINES.get(spec.privacy.engine),
-                model,
-                parameters,
-                plan.clipper,
-                longest=longest,
-                token_budget=token_budget,
-                extra_tokens=subject.extra_tokens,
-                token_types=subject.rows.split.token_type_ids is not None,
-                pad_token_id=subject.pad_token_id,
-                labels=subject.labels,
-            )
-        except PrivacyError as error:
-            if spec.run_id is None:
-                raise
-            raise PrivacyError(
-                error.message, hint="audit the run on a machine and with versions like those that trained it"
-            ) from error
+        check_rounding(
+            ENGINES.get(spec.privacy.engine),
+            model,
+            parameters,
+            plan.clipper,
+            longest=longest,
+            token_budget=token_budget,
+            extra_tokens=subject.extra_tokens,
+            token_types=subject.rows.split.token_type_ids is not None,
+            pad_token_id=subject.pad_token_id,
+            labels=subject.labels,
+        )
 
 
 def _size(spec: AuditSpec) -> tuple[int, int]:

@@ -117,9 +117,9 @@ def example_losses(model: Any, batch: MicroBatch, precision: str) -> Tensor:
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """The autocast context of ``precision`` ("fp32" or "bf16").
 
-    Under bf16, products with weights take bfloat16, and attention and other products of one activation with
-    another take float32: PyTorch's attention on CPUs has a slow backward pass in bfloat16, and there it is
-    where padding would tell.
+    Under bf16, products with weights take bfloat16, and attention and other products of activations, which
+    have a batch axis each, take float32: PyTorch's attention on CPUs has a slow backward pass in bfloat16,
+    and there it is where padding would tell.
     """
     if precision != "bf16":
         yield
@@ -143,16 +143,17 @@ class _WideAttention(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func not in _ATTENTION:
+        if func is not F.scaled_dot_product_attention and not (
+            func in _BATCHED and all(value.dim() > 2 for value in args if isinstance(value, Tensor))
+        ):
             return func(*args, **kwargs)
         with torch.autocast(self._device_type, enabled=False):
             return func(*tree_map(_wide, tuple(args)), **tree_map(_wide, dict(kwargs)))
 
 
-_ATTENTION = {
-    F.scaled_dot_product_attention,
+_BATCHED = {
     *(torch.matmul, Tensor.matmul, Tensor.__matmul__),
-    *(torch.bmm, Tensor.bmm, torch.baddbmm, Tensor.baddbmm, torch.einsum),
+    *(torch.bmm, Tensor.bmm, torch.baddbmm, Tensor.baddbmm),
 }
 
 

@@ -3,11 +3,13 @@
 A kernel may add up a row's terms in another order where other numbers of rows go with it: oneDNN has another
 kernel for a single row, and on AMX it divides long rows by how many there are. In bfloat16 another order is
 another result, so who else was drawn would decide what an example adds. Therefore a kernel is only ever given
-numbers of rows that were found to agree; what is missing to one of these is filled with zeros.
+numbers of rows that were found to agree; what is missing to one of these is filled with zeros. Products that
+are not known here are refused.
 
 How it is found: operands are chosen so that a row's terms cancel exactly. What a kernel answers is then the
 rounding of its partial sums and nothing else, and another order is another answer in most elements. (In
-ordinary numbers, one element in ten thousand tells.)
+ordinary numbers, one element in ten thousand tells.) Sums of five terms or fewer are hardly ever rounded, and
+tell nothing; nor is there much that could differ.
 """
 
 from __future__ import annotations
@@ -21,17 +23,25 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from dpft.errors import RoundingError
 
 __all__ = ["SteadyProducts", "counts_that_agree"]
 
 _TRIED = (1, 2, 4, *range(8, 128, 8), *range(128, 256, 16), *range(256, 512, 32), *range(512, 1025, 64))
 """Numbers of rows: those that training's own widths make, and steps of an eighth at most between others."""
+_HINT = "give --precision fp32"
 
 
 class SteadyProducts(TorchFunctionMode):
-    """Within, and within bf16 autocast, linear layers with constant weights give a row its bits anywhere.
+    """Within, and within bf16 autocast, products of rows with a constant matrix give a row its bits anywhere.
 
-    Weights that take part in autograd are left alone: their examples go through the model one by one.
+    Those with weights that take part in autograd are left alone: their examples go through the model one by
+    one. So are products of activations, which :func:`dpft.engines.base.autocast` takes to float32.
+
+    Raises:
+        RoundingError: (within) a product of another kind, or a kernel that does not agree with itself.
     """
 
     def __torch_function__(
@@ -39,71 +49,108 @@ class SteadyProducts(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         read = _READERS.get(func)
-        factors = None if read is None else read(*args, **kwargs)
-        if factors is None or not torch.is_autocast_enabled(factors.rows.device.type):
+        if (read is None and func not in _UNKNOWN) or not _at_bf16((args, kwargs)):
             return func(*args, **kwargs)
-        rows, matrix = factors.rows.bfloat16(), factors.matrix.bfloat16()
+        factors = None if read is None else read(*args, **kwargs)
+        if factors is None:
+            raise RoundingError(
+                f"{getattr(func, '__name__', func)}, which this model computes, may round an example at bf16 "
+                "by its company",
+                hint=_HINT,
+            )
+        if not factors.constant:
+            return func(*args, **kwargs)
         bias = None if factors.bias is None else factors.bias.bfloat16()
-        counts = counts_that_agree(matrix, bias is not None), counts_that_agree(matrix.T)
-        return _Product.apply(rows, matrix, bias, counts)  # type: ignore[no-untyped-call]
+        return _product(factors.rows.bfloat16(), factors.matrix.bfloat16(), bias)
+
+
+def _at_bf16(arguments: Any) -> bool:
+    """Whether autocast would take a product of the tensors in ``arguments`` to bfloat16."""
+    tensors = [value for value in tree_leaves(arguments) if isinstance(value, Tensor)]
+    if not tensors or tensors[0].device.type not in ("cpu", "cuda"):
+        return False
+    floats = all(value.is_floating_point() and value.dtype != torch.float64 for value in tensors)
+    return floats and torch.is_autocast_enabled(tensors[0].device.type)
 
 
 class _Factors(NamedTuple):
-    """Of ``rows @ matrix + bias``; only rows take part in autograd."""
+    """Of ``rows @ matrix + bias``, rows (… k), matrix (k n), bias (n)."""
 
     rows: Tensor
     matrix: Tensor
     bias: Tensor | None
 
+    @property
+    def constant(self) -> bool:
+        """Whether only rows take part in autograd, and there are any."""
+        trains = self.matrix.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        return self.rows.numel() > 0 and not trains
+
 
 def _of_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Factors | None:
-    return _constant(_Factors(input, weight.T, bias)) if weight.dim() == 2 else None
+    return _factors(input, weight.T, bias) if weight.dim() == 2 else None
 
 
-def _of_addmm(input: Tensor, mat1: Tensor, mat2: Tensor, **others: Any) -> _Factors | None:
-    return None if others or input.dim() != 1 else _constant(_Factors(mat1, mat2, input))
+def _of_addmm(*args: Any, **others: Any) -> _Factors | None:
+    if others or len(args) != 3 or args[0].dim() != 1:
+        return None
+    return _factors(args[1], args[2], args[0])
 
 
-def _constant(factors: _Factors) -> _Factors | None:
-    trains = factors.matrix.requires_grad or (factors.bias is not None and factors.bias.requires_grad)
-    return factors if factors.rows.is_floating_point() and factors.rows.numel() and not trains else None
+def _of_matmul(input: Tensor, other: Tensor) -> _Factors | None:
+    return _factors(input, other, None)
+
+
+def _factors(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> _Factors | None:
+    """Them, if the matrix is one, laid out as one."""
+    plain = matrix.dim() == 2 and rows.dim() >= 1 and matrix.layout == torch.strided
+    return _Factors(rows, matrix, bias) if plain and 0 not in matrix.stride() else None
 
 
 _READERS: dict[Callable[..., Any], Callable[..., _Factors | None]] = {
     F.linear: _of_linear,
     torch.addmm: _of_addmm,
+    Tensor.addmm: _of_addmm,
+    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), _of_matmul),
+}
+_UNKNOWN = {
+    *(torch.mv, Tensor.mv, torch.addmv, Tensor.addmv, torch.addbmm, Tensor.addbmm, torch.einsum),
+    *(torch.inner, torch.tensordot, torch.linalg.matmul, torch.linalg.multi_dot, F.bilinear),
+    *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+    F.multi_head_attention_forward,
 }
 
 
+def _product(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """``rows @ matrix + bias`` (… n); as many rows at a time as agree, the last of them with zeros behind."""
+    counts = counts_that_agree(matrix, bias is not None)
+    parts = torch.split(rows.reshape(-1, rows.shape[-1]), counts[-1])
+    found = [_Product.apply(_filled(part, counts), matrix, bias)[: len(part)] for part in parts]  # type: ignore[no-untyped-call]
+    return (found[0] if len(found) == 1 else torch.cat(found)).view(*rows.shape[:-1], matrix.shape[1])
+
+
 class _Product(torch.autograd.Function):
-    """``rows @ matrix + bias`` (… n), of rows (… k) and a constant matrix (k n)."""
+    """``rows @ matrix + bias``, of rows (b k) that are as many as agree, and a constant matrix (k n)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, matrix: Tensor, bias: Tensor | None, counts: tuple[tuple[int, ...], ...]
-    ) -> Tensor:
-        forward, ctx.counts = counts
+    def forward(ctx: Any, rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(matrix)
-        return _product(rows, matrix, bias, forward)
+        return _multiply(rows, matrix, bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,), (matrix,) = gradients, ctx.saved_tensors
-        return _product(gradient, matrix.T, None, ctx.counts), None, None, None
+        counts = counts_that_agree(matrix.T)
+        found = [
+            _multiply(_filled(part, counts), matrix.T, None)[: len(part)]
+            for part in torch.split(gradient, counts[-1])
+        ]
+        return (found[0] if len(found) == 1 else torch.cat(found)), None, None
 
 
-def _product(rows: Tensor, matrix: Tensor, bias: Tensor | None, counts: tuple[int, ...]) -> Tensor:
-    """As many of ``rows`` at a time as ``counts`` allows, the last of them with zeros behind."""
-    flat = rows.reshape(-1, rows.shape[-1]).contiguous()
-    parts = [_padded(part, matrix, bias, counts) for part in torch.split(flat, counts[-1])]
-    found = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return found.view(*rows.shape[:-1], matrix.shape[1])
-
-
-def _padded(rows: Tensor, matrix: Tensor, bias: Tensor | None, counts: tuple[int, ...]) -> Tensor:
+def _filled(rows: Tensor, counts: tuple[int, ...]) -> Tensor:
     missing = counts[bisect_left(counts, len(rows))] - len(rows)
-    found = _multiply(F.pad(rows, (0, 0, 0, missing)) if missing else rows, matrix, bias)
-    return found[: len(rows)]
+    return (F.pad(rows, (0, 0, 0, missing)) if missing else rows).contiguous()
 
 
 def _multiply(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
@@ -116,39 +163,56 @@ def counts_that_agree(matrix: Tensor, bias: bool = False) -> tuple[int, ...]:
     Args:
         matrix: (k n), bfloat16; its shape, strides and device matter, its values do not.
         bias: whether one is added.
+
+    Raises:
+        RoundingError: among the most rows that are tried, alike rows get different bits.
     """
     return _counts(*matrix.shape, matrix.stride(), bias, str(matrix.device), torch.get_num_threads())
 
 
-@functools.cache  # the machine answers alike each time
+@functools.cache
 @torch.no_grad()
 def _counts(
     inner: int, outer: int, strides: tuple[int, ...], bias: bool, device: str, threads: int
 ) -> tuple[int, ...]:
     del threads  # which torch has now; another number of them is another question
-    row, matrix = (value.to(device) for value in _cancelling(inner, outer))
-    laid_out = torch.empty_strided(matrix.shape, strides, dtype=matrix.dtype, device=device).copy_(matrix)
-    nothing = matrix.new_zeros(outer) if bias else None
-    expected = _multiply(row.expand(_TRIED[-1], -1).contiguous(), laid_out, nothing)[:1]
+    generator = torch.Generator().manual_seed(0)  # of made-up numbers
+    cases: list[tuple[Tensor, Tensor, Tensor | None]] = [
+        (*_cancelling(inner, outer, generator), torch.zeros(outer) if bias else None)
+    ]
+    if bias:  # one that is added after rounding shows beside an ordinary sum only
+        sizes = (1, inner), (inner, outer), (outer,)
+        row, matrix, ordinary = (torch.randn(*size, generator=generator) for size in sizes)
+        cases.append((row, matrix, ordinary))
+    agreeing = set(_TRIED)
+    for row, matrix, added in cases:
+        values = torch.empty_strided((inner, outer), strides, dtype=torch.bfloat16, device=device)
+        values.copy_(matrix)
+        given = None if added is None else added.to(device, torch.bfloat16)
+        rows = row.to(device, torch.bfloat16).expand(_TRIED[-1], -1).contiguous()
+        expected = _multiply(rows, values, given)[:1]
+        agreeing &= {
+            count
+            for count in agreeing
+            if torch.equal(found := _multiply(rows[:count], values, given), expected.expand_as(found))
+        }
+    if _TRIED[-1] not in agreeing:
+        raise RoundingError(
+            f"a bf16 product gives {_TRIED[-1]} rows that are alike different bits", hint=_HINT
+        )
+    return tuple(sorted(agreeing))
 
-    def agrees(count: int) -> bool:
-        found = _multiply(row.expand(count, -1).contiguous(), laid_out, nothing)
-        return torch.equal(found, expected.expand_as(found))
 
-    return (*(count for count in _TRIED[:-1] if agrees(count)), _TRIED[-1])
-
-
-def _cancelling(inner: int, outer: int) -> tuple[Tensor, Tensor]:
-    """A row (1 k) and a matrix (k n) whose product is zero but for rounding, bfloat16.
+def _cancelling(inner: int, outer: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A row (1 k) and a matrix (k n) whose product is zero but for rounding, at bfloat16.
 
     The second half of the terms is that of the first, negative and in another order. They are of all sizes,
     so that the sum of a few of them is rounded, too.
     """
-    generator = torch.Generator().manual_seed(0)  # of made-up numbers
     pairs, odd = inner // 2, inner % 2
     sizes = torch.randint(-8, 9, (pairs,), generator=generator)
     half = torch.ldexp(torch.randn(pairs, generator=generator), sizes)
     weights = torch.randn(pairs, outer, generator=generator)
     order = torch.randperm(pairs, generator=generator)
     row = torch.cat([half, half[order], torch.zeros(odd)])[None]
-    return row.bfloat16(), torch.cat([weights, -weights[order], torch.zeros(odd, outer)]).bfloat16()
+    return row, torch.cat([weights, -weights[order], torch.zeros(odd, outer)])

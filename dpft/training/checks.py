@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dpft.engines.base import Engine
+from dpft.errors import RoundingError
 from dpft.spec import RunSpec
 from dpft.tables import CLIPPERS, ENGINES
 from dpft.training.assemble import Assembled
@@ -10,7 +11,7 @@ from dpft.training.evaluation import resting
 from dpft.training.frozen import made_up
 from dpft.training.precision import at, settled
 from dpft.training.preflight import check_engine, check_reachable
-from dpft.training.rounding import RoundingError, check_rounding
+from dpft.training.rounding import check_rounding
 
 __all__ = ["check_before_training", "settle"]
 

@@ -20,7 +20,7 @@ from dpft.accounting.event import MechanismEvent
 from dpft.accounting.pld import PldAccountant
 from dpft.engines import oracle
 from dpft.engines.base import Engine, MicroBatch
-from dpft.errors import EntropyError, PrivacyError, UnsupportedLayerError
+from dpft.errors import EntropyError, PrivacyError, RoundingError, UnsupportedLayerError
 from dpft.privacy.clipping import Clipper
 from dpft.privacy.noise import KEY_BYTES, KeyStream
 from dpft.privacy.plan import make_plan
@@ -125,12 +125,12 @@ def diagnose(spec: RunSpec, observer: Observer | None = None) -> Diagnosis:
     """
     observer = observer or Observer()
     observer.working(f"loading {spec.model.checkpoint}")
-    found = _Patient(settled(spec), observer).examined()
-    apart = [check for check in found.checks if check.name == "rounding" and check.ok is False]
-    if spec.hardware.precision != "auto" or not apart:
+    patient = _Patient(settled(spec), observer)
+    found = patient.examined()
+    if spec.hardware.precision != "auto" or patient.rounds is None:
         return found
     found = _Patient(at("fp32", spec), observer).examined()  # as training would
-    return replace(found, notes=(*found.notes, f"training would be at fp32: {apart[0].detail}"))
+    return replace(found, notes=(*found.notes, f"training would be at fp32: {patient.rounds.message}"))
 
 
 class _Patient:
@@ -144,6 +144,7 @@ class _Patient:
         self.parameters = tuned.parameters
         self.engine: Engine = ENGINES.get(spec.privacy.engine)
         self.notes: tuple[str, ...] = ()
+        self.rounds: RoundingError | None = None
 
     def examined(self) -> Diagnosis:
         """All checks; the costly ones only if the engine is exact."""
@@ -239,18 +240,22 @@ class _Patient:
     def _rounding(self) -> str:
         """At bf16, each example in several companies."""
         batch = self._batch()
-        check_rounding(
-            self.engine,
-            self.model,
-            self.parameters,
-            self._clipper(1.0),
-            longest=self.spec.data.max_length,
-            token_budget=self.spec.hardware.micro_batch_tokens,
-            extra_tokens=self.spec.tuning.num_prepend_tokens or 0,
-            token_types="token_type_ids" in batch.inputs,
-            pad_token_id=int(self.tokenizer.pad_token_id or 0),
-            labels=len(_LABELS),
-        )
+        try:
+            check_rounding(
+                self.engine,
+                self.model,
+                self.parameters,
+                self._clipper(1.0),
+                longest=self.spec.data.max_length,
+                token_budget=self.spec.hardware.micro_batch_tokens,
+                extra_tokens=self.spec.tuning.num_prepend_tokens or 0,
+                token_types="token_type_ids" in batch.inputs,
+                pad_token_id=int(self.tokenizer.pad_token_id or 0),
+                labels=len(_LABELS),
+            )
+        except RoundingError as error:
+            self.rounds = error
+            raise
         return "bf16 rounds an example alike alone and in company, to the last bit of its loss"
 
     def _moves(self) -> str:

@@ -5,10 +5,14 @@ bfloat16 it need not: a kernel that adds up in another order for other rows roun
 training each example has a width of its own (:mod:`dpft.privacy.pieces`), so what is left to see is that
 neither the number of rows, of which there are few to try, nor neighbours or place among them decide anything.
 That is seen here, to the last bit of each loss, on this machine, with this model, before the first step.
+
+A norm hides what turns a gradient without making it longer. So what a text adds to the sum is compared, too:
+alone, and before rows that count for nothing, in every number of rows.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,20 +21,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from dpft.engines.base import Engine, MicroBatch
-from dpft.errors import PrivacyError
+from dpft.errors import RoundingError
 from dpft.privacy.clipping import Clipper
 from dpft.privacy.pieces import own_width, rows_of
 from dpft.training.moved import moved
 from dpft.training.preflight import synthetic_batch
 
-__all__ = ["RoundingError", "check_rounding"]
+__all__ = ["check_rounding"]
 
 _NORMS = 1e-6  # relative; norms are added up in float32 products, whose order may be the batch's
+_SUMS = 5e-6  # of what an example adds; in float32, over as many rows
 _SHORT = 6
-
-
-class RoundingError(PrivacyError):
-    """At bf16, on this machine, company decides how this model's examples are rounded."""
 
 
 def check_rounding(
@@ -61,7 +62,7 @@ def check_rounding(
         labels: number of labels.
 
     Raises:
-        RoundingError: a loss differs in its last bit, or a norm beyond rounding in float32.
+        RoundingError: a loss differs in its last bit, or a norm or what is added beyond rounding in float32.
     """
     sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     with moved(parameters), engine.session(model, parameters, clipper, "bf16") as session:
@@ -74,8 +75,16 @@ def check_rounding(
                 pad_token_id=pad_token_id,
                 lengths=(length, max(1, length - 1), max(1, length - 2)),
             )
+            most = rows_of(width, token_budget, extra_tokens)
+            alone: dict[str, Tensor] = {}
+            for count in (1 << doublings for doublings in range(most.bit_length())):
+                added = {name: torch.zeros_like(value) for name, value in sums.items()}
+                rows = [0, *(1 + place % 2 for place in range(count - 1))]
+                session.accumulate(_shaped(texts, rows, count - 1, width, pad_token_id), added)
+                alone = alone or added
+                _compare_added(model, alone, added)
             seen: dict[int, tuple[Tensor, Tensor]] = {}
-            for rows, fill in _companies(rows_of(width, token_budget, extra_tokens)):
+            for rows, fill in _companies(most):
                 report = session.accumulate(_shaped(texts, rows, fill, width, pad_token_id), sums)
                 assert report.norms is not None
                 for place, text in enumerate(rows[: len(rows) - fill]):
@@ -100,6 +109,19 @@ def _shaped(texts: MicroBatch, rows: list[int], fill: int, width: int, pad_token
         for key, value in texts.inputs.items()
     }
     return MicroBatch(inputs, texts.labels[rows], fill)
+
+
+def _compare_added(model: Any, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    size, apart = (
+        math.sqrt(sum(float(value.double().square().sum()) for value in values))
+        for values in (first.values(), (second[name] - value for name, value in first.items()))
+    )
+    if not apart <= _SUMS * size:
+        raise RoundingError(
+            f"{type(model).__name__} rounds an example at bf16 by its company: of what it adds, a part of "
+            f"{apart / size if size else math.inf:.2g} differs",
+            hint="give --precision fp32",
+        )
 
 
 def _compare(model: Any, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpft.errors import DpftError, PrivacyError, StoreError
+from dpft.errors import DpftError, PrivacyError, RoundingError, StoreError
 from dpft.privacy.plan import OrdinaryPlan, PrivatePlan, make_plan
 from dpft.privacy.team import Team
 from dpft.runs.active import ActiveRun, FinalStatus
@@ -127,7 +127,12 @@ def resume(
         assembled = assemble(spec, observer)
         continued = check_materials(found, taken.record, spec, assembled, store.home)
         plan = _plan(spec, assembled, observer, continued)
-        for note in check_before_training(spec, assembled):
+        try:
+            notes = check_before_training(spec, assembled)
+        except RoundingError as error:
+            hint = "go on with it on a machine and with versions like those that began it"
+            raise RoundingError(error.message, hint=hint) from error
+        for note in notes:
             observer.warned(note)
         carried = carry(found, spec, assembled, plan, observer)
         spending = Spending(spec, assembled.data, plan, store, observer, resumed=taken.record.run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -262,6 +263,30 @@ def test_planted_norms_that_lean_on_neighbours_are_refused() -> None:
     model, parameters = models.tuned("lora")
     with pytest.raises(PrivacyError, match="its gradient's norm by"):
         check(_Neighbourly(), model, parameters)
+
+
+class _Turning(_Leaning):
+    """Turns each sum by a few hundred-thousandths where there are several rows; no norm or loss tells."""
+
+    def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
+        report = self._session.accumulate(batch, sums)
+        largest = max(sums.values(), key=torch.numel)
+        if len(batch) > 1:
+            size = math.sqrt(sum(float(value.square().sum()) for value in sums.values()))
+            largest.view(-1)[0].add_(3e-5 * size)
+        return report
+
+
+def test_planted_gradients_that_turn_in_company_are_refused() -> None:
+    class Engine(_Neighbourly):
+        @contextmanager
+        def session(self, model: Any, parameters: Any, clipper: Any, precision: str) -> Iterator[Any]:
+            with ENGINE.session(model, parameters, clipper, precision) as session:
+                yield _Turning(session)
+
+    model, parameters = models.tuned("lora")
+    with pytest.raises(PrivacyError, match="of what it adds, a part of"):
+        check(Engine(), model, parameters)
 
 
 def test_attention_is_in_float32_within_bf16_and_other_products_are_not() -> None:

@@ -17,7 +17,7 @@ from dpft.audit.result import NO_VIOLATION, VIOLATION, AuditResult
 from dpft.audit.run import CONFORMANCE, _ask, _Audit, audit, lay_out, self_test
 from dpft.audit.simulate import simulate
 from dpft.audit.white_box import canary_norm, judge, observe
-from dpft.errors import PrivacyError, UsageError
+from dpft.errors import PrivacyError, RoundingError, UsageError
 from dpft.privacy.pieces import as_they_come, by_own_length
 from dpft.spec import ModelSpec
 from dpft.tables import CLIPPERS, ENGINES, MODES
@@ -161,7 +161,7 @@ def test_where_rounding_tells_there_is_no_audit_at_bf16(
     def refuse(*arguments: object, longest: int, **more: object) -> None:
         looked_at.append(longest)
         if longest == 48:
-            raise PrivacyError("rounds by its company", hint="give --precision fp32")
+            raise RoundingError("rounds by its company", hint="give --precision fp32")
 
     looked_at: list[int] = []
     monkeypatch.setattr(run, "check_rounding", refuse)
@@ -172,6 +172,9 @@ def test_where_rounding_tells_there_is_no_audit_at_bf16(
         lay_out(spec_of(**of_run), Observer())
     assert looked_at == [subject.LONGEST, 48]
     assert "like those that trained it" in caught.value.hint
+    monkeypatch.setattr(run, "chosen", lambda *_: "bf16")
+    monkeypatch.setattr(run, "LONGEST", 48)
+    assert lay_out(spec_of(precision=None), Observer()).subject.precision == "fp32"  # as training would be
 
 
 def test_what_training_refuses_is_not_audited(spec_of: SpecMaker) -> None:

@@ -159,3 +159,13 @@ def test_the_command_line_wants_data_to_train_with(capsys: pytest.CaptureFixture
         parse(["--out", "grid.jsonl"])
     assert "--data-dir is needed" in capsys.readouterr().err
     assert parse(["--out", "g", "--markdown", "--epsilons", "3", "no-dp"]).epsilons == [3.0, None]
+
+
+def test_the_table_in_the_readme_is_the_one_that_its_runs_make() -> None:
+    root = Path(__file__).parents[3]
+    lines = Results(root / "tests/benchmarks/grid.jsonl").lines()
+    shown = (root / "README.md").read_text(encoding="utf-8").splitlines()
+    table = list(lines_of_table(lines, list(TASKS), list(MODES)))
+    first = shown.index(table[0])
+    assert shown[first : first + len(table)] == table
+    assert f"{len(lines)} runs" in " ".join(shown[first - 8 : first])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpft.engines import products
+from dpft.engines.base import autocast
 from dpft.engines.products import SteadyProducts, counts_that_agree
+from dpft.errors import RoundingError
 from tests import models
 
 SHAPES = [(1536, 48), (512, 128), (384, 8), (384, 2), (64, 64), (33, 5), (8, 48)]
@@ -32,8 +34,9 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def telling(inner: int, outer: int) -> tuple[Tensor, Tensor]:
     """Rows (2500 k), all alike, and a weight (n k): their products are nothing but rounding."""
-    row, matrix = products._cancelling(inner, outer)
-    return row.expand(max(COMPANY), -1).float(), matrix.T.contiguous().float()
+    row, matrix = products._cancelling(inner, outer, torch.Generator().manual_seed(0))
+    rows, weight = (value.bfloat16().float() for value in (row, matrix))
+    return rows.expand(max(COMPANY), -1), weight.T.contiguous()
 
 
 @pytest.mark.parametrize(("inner", "outer"), SHAPES)
@@ -118,6 +121,68 @@ def test_a_layer_with_its_weight_the_other_way_round_is_steadied_too() -> None:
             found.append(torch.addmm(bias, rows[:count], weight.T.contiguous())[:1])
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("spell", [torch.matmul, torch.mm, lambda rows, matrix: rows @ matrix])
+def test_a_weight_that_a_model_multiplies_by_itself_is_steadied_too(spell: Callable[..., Tensor]) -> None:
+    rows, weight = telling(512, 24)
+    found = []
+    for count in (1, 5, 384):
+        with SteadyProducts(), autocast(torch.device("cpu"), "bf16"):
+            found.append(spell(rows[:count], weight.T)[:1])
+    assert found[0].dtype == torch.bfloat16
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        lambda: torch.einsum("td,nd->tn", torch.ones(2, 8), torch.ones(3, 8)),
+        lambda: F.conv1d(torch.ones(2, 8, 5), torch.ones(3, 8, 1)),
+        lambda: torch.addmm(torch.ones(3), torch.ones(2, 8), torch.ones(8, 3), alpha=2),
+        lambda: nn.MultiheadAttention(8, 2)(*[torch.ones(4, 2, 8)] * 3),
+        lambda: torch.mv(torch.ones(2, 8), torch.ones(8)),
+    ],
+)
+def test_products_of_other_kinds_are_refused_at_bf16(unknown: Callable[[], object]) -> None:
+    with SteadyProducts():
+        unknown()
+        with autocast(torch.device("cpu"), "bf16"), pytest.raises(RoundingError, match="by its company"):
+            unknown()
+
+
+def test_a_products_result_may_be_changed_in_place() -> None:
+    weight, rows = torch.randn(4, 8), torch.randn(3, 5, 8, requires_grad=True)
+    with SteadyProducts(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = F.linear(rows, weight)
+        found /= 2.0
+    (gradient,) = torch.autograd.grad(found.sum(), rows)
+    torch.testing.assert_close(gradient, (weight.sum(0) / 2).expand_as(rows), rtol=0.02, atol=0.05)
+
+
+def biased(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """A kernel that adds a bias to many rows before it rounds, and to few after it did."""
+    found = rows.double() @ matrix.double()
+    if bias is None or len(rows) >= 384:
+        return (found if bias is None else found + bias.double()).bfloat16()
+    return found.bfloat16() + bias
+
+
+def test_planted_kernel_that_rounds_before_the_bias_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_multiply", biased)
+    assert min(counts_that_agree(torch.ones(64, 64), bias=True)) >= 384
+
+
+def test_planted_kernel_that_is_of_two_minds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def last_rows_apart(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        found = (rows.double() @ matrix.double()).bfloat16()
+        found[1000:] += 1
+        return found
+
+    monkeypatch.setattr(products, "_multiply", last_rows_apart)
+    with pytest.raises(RoundingError, match="alike different bits"):
+        counts_that_agree(torch.ones(64, 8))
 
 
 def test_what_trains_by_autograd_and_what_is_not_at_bf16_is_left_alone(

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from dpft.errors import RoundingError
 from dpft.runs.store import Store
 from dpft.spec import HardwareSpec, RunSpec
 from dpft.training import checks, precision, rounding
 from dpft.training.observer import Observer
-from dpft.training.rounding import RoundingError
 from dpft.training.run import plan_run, train
 from tests.unit.training import resuming
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dpft.engines.bookkeeping import ENGINE as BOOKKEEPING
-from dpft.errors import EntropyError
+from dpft.errors import EntropyError, RoundingError
 from dpft.privacy.clipping import FlatClipper
 from dpft.privacy.noise import KeyStream
 from dpft.spec import DataSpec, HardwareSpec, ModelSpec, OptimisationSpec, PrivacySpec, RunSpec, TuningSpec
@@ -18,7 +18,6 @@ from dpft.tables import CLIPPERS, ENGINES, MODES
 from dpft.training import diagnose as doctor
 from dpft.training.diagnose import Diagnosis, check_environment, diagnose
 from dpft.training.memory import Memory
-from dpft.training.rounding import RoundingError
 
 
 @pytest.fixture(autouse=True)
