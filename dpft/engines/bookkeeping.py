@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dpft.engines.base import MicroBatch, PieceReport, example_losses
 from dpft.engines.guard import GuardedSession
-from dpft.engines.products import SteadyProducts
+from dpft.engines.products import BFloat16Copies, SteadyProducts
 from dpft.errors import PrivacyError
 from dpft.privacy.clipping import Clipper
 from dpft.privacy.gradients import PerExampleGradient, Together
@@ -33,6 +33,8 @@ class BookkeepingSession:
         self.clipper: Clipper | None = clipper
         self._factors = clipper.over(tape.parameters)
         self._precision = precision
+        trained = {id(parameter) for parameter in tape.parameters.values()}
+        self._copies = BFloat16Copies(p for p in model.parameters() if id(p) not in trained)
 
     @torch.no_grad()
     def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
@@ -73,7 +75,7 @@ class BookkeepingSession:
     def _record(self, batch: MicroBatch, precision: str) -> tuple[Tensor, dict[str, PerExampleGradient]]:
         """Losses (b) and what one forward and one backward pass left on the tape."""
         with torch.enable_grad(), self._tape.recording(len(batch)):
-            with SteadyProducts() if precision == "bf16" else nullcontext():
+            with SteadyProducts(self._copies) if precision == "bf16" else nullcontext():
                 losses = example_losses(self._model, batch, precision)
             if not losses.requires_grad:
                 raise PrivacyError(

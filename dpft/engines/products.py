@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -27,11 +27,35 @@ from torch.utils._pytree import tree_leaves
 
 from dpft.errors import RoundingError
 
-__all__ = ["SteadyProducts", "counts_that_agree"]
+__all__ = ["BFloat16Copies", "SteadyProducts", "counts_that_agree"]
 
-_TRIED = (1, 2, 4, *range(8, 128, 8), *range(128, 256, 16), *range(256, 512, 32), *range(512, 1025, 64))
+_TRIED = (1, 2, 4, *range(8, 128, 8), *range(128, 256, 16), *range(256, 512, 32), *range(512, 1024, 64))
+_TRIED = (*_TRIED, *range(1024, 2049, 128))
 """Numbers of rows: those that training's own widths make, and steps of an eighth at most between others."""
 _HINT = "give --precision fp32"
+
+
+class BFloat16Copies:
+    """What a matrix is at bfloat16; of a frozen one a copy is kept.
+
+    Args:
+        frozen: parameters that are not trained. One that is written to all the same is copied anew; what
+            PyTorch does not count (writing through ``.data``) it must not be.
+    """
+
+    def __init__(self, frozen: Iterable[Tensor] = ()) -> None:
+        self._frozen = {id(matrix): matrix for matrix in frozen}
+        self._kept: dict[int, tuple[tuple[int, int], Tensor]] = {}
+
+    def of(self, matrix: Tensor) -> Tensor:
+        """``matrix`` at bfloat16, in its own layout."""
+        if self._frozen.get(id(matrix)) is not matrix:
+            return matrix.bfloat16()
+        state = matrix._version, matrix.data_ptr()
+        known = self._kept.get(id(matrix))
+        if known is None or known[0] != state:
+            known = self._kept[id(matrix)] = state, matrix.detach().bfloat16()
+        return known[1]
 
 
 class SteadyProducts(TorchFunctionMode):
@@ -40,16 +64,25 @@ class SteadyProducts(TorchFunctionMode):
     Those with weights that take part in autograd are left alone: their examples go through the model one by
     one. So are products of activations, which :func:`dpft.engines.base.autocast` takes to float32.
 
+    Args:
+        copies: of the model's frozen weights.
+
     Raises:
         RoundingError: (within) a product of another kind, or a kernel that does not agree with itself.
     """
+
+    def __init__(self, copies: BFloat16Copies | None = None) -> None:
+        super().__init__()
+        self._copies = copies or BFloat16Copies()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         read = _READERS.get(func)
-        if (read is None and func not in _UNKNOWN) or not _at_bf16((args, kwargs)):
+        if read is None and func not in _UNKNOWN:
+            return func(*args, **kwargs)
+        if not _at_bf16((*args, *kwargs.values()) if read is not None else tree_leaves((args, kwargs))):
             return func(*args, **kwargs)
         factors = None if read is None else read(*args, **kwargs)
         if factors is None:
@@ -60,25 +93,31 @@ class SteadyProducts(TorchFunctionMode):
             )
         if not factors.constant:
             return func(*args, **kwargs)
-        bias = None if factors.bias is None else factors.bias.bfloat16()
-        return _product(factors.rows.bfloat16(), factors.matrix.bfloat16(), bias)
+        rows, matrix, bias, transposed = factors
+        matrix, bias = self._copies.of(matrix), None if bias is None else self._copies.of(bias)
+        matrix = matrix.T if transposed else matrix
+        found: Tensor = _Product.apply(rows, matrix, bias)  # type: ignore[no-untyped-call]
+        return found.view(*rows.shape[:-1], matrix.shape[1])
 
 
-def _at_bf16(arguments: Any) -> bool:
-    """Whether autocast would take a product of the tensors in ``arguments`` to bfloat16."""
-    tensors = [value for value in tree_leaves(arguments) if isinstance(value, Tensor)]
-    if not tensors or tensors[0].device.type not in ("cpu", "cuda"):
+def _at_bf16(arguments: Iterable[Any]) -> bool:
+    """Whether autocast would take a product of the tensors among ``arguments`` to bfloat16."""
+    tensors = [value for value in arguments if isinstance(value, Tensor)]
+    if not tensors:
         return False
-    floats = all(value.is_floating_point() and value.dtype != torch.float64 for value in tensors)
-    return floats and torch.is_autocast_enabled(tensors[0].device.type)
+    device = tensors[0].device.type
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return False
+    return all(value.is_floating_point() and value.dtype != torch.float64 for value in tensors)
 
 
 class _Factors(NamedTuple):
-    """Of ``rows @ matrix + bias``, rows (… k), matrix (k n), bias (n)."""
+    """Of ``rows @ matrix + bias``, rows (… k), matrix (k n), or (n k) if transposed, bias (n)."""
 
     rows: Tensor
     matrix: Tensor
     bias: Tensor | None
+    transposed: bool = False
 
     @property
     def constant(self) -> bool:
@@ -88,7 +127,7 @@ class _Factors(NamedTuple):
 
 
 def _of_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Factors | None:
-    return _factors(input, weight.T, bias) if weight.dim() == 2 else None
+    return _factors(input, weight, bias, transposed=True)
 
 
 def _of_addmm(*args: Any, **others: Any) -> _Factors | None:
@@ -101,10 +140,12 @@ def _of_matmul(input: Tensor, other: Tensor) -> _Factors | None:
     return _factors(input, other, None)
 
 
-def _factors(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> _Factors | None:
+def _factors(
+    rows: Tensor, matrix: Tensor, bias: Tensor | None, *, transposed: bool = False
+) -> _Factors | None:
     """Them, if the matrix is one, laid out as one."""
     plain = matrix.dim() == 2 and rows.dim() >= 1 and matrix.layout == torch.strided
-    return _Factors(rows, matrix, bias) if plain and 0 not in matrix.stride() else None
+    return _Factors(rows, matrix, bias, transposed) if plain and 0 not in matrix.stride() else None
 
 
 _READERS: dict[Callable[..., Any], Callable[..., _Factors | None]] = {
@@ -121,36 +162,40 @@ _UNKNOWN = {
 }
 
 
-def _product(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """``rows @ matrix + bias`` (… n); as many rows at a time as agree, the last of them with zeros behind."""
-    counts = counts_that_agree(matrix, bias is not None)
-    parts = torch.split(rows.reshape(-1, rows.shape[-1]), counts[-1])
-    found = [_Product.apply(_filled(part, counts), matrix, bias)[: len(part)] for part in parts]  # type: ignore[no-untyped-call]
-    return (found[0] if len(found) == 1 else torch.cat(found)).view(*rows.shape[:-1], matrix.shape[1])
-
-
 class _Product(torch.autograd.Function):
-    """``rows @ matrix + bias``, of rows (b k) that are as many as agree, and a constant matrix (k n)."""
+    """``rows @ matrix + bias``, bfloat16 (b n), of rows (… k), floating, and a constant bfloat16 (k n)."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(matrix)
-        return _multiply(rows, matrix, bias)
+        ctx.dtype, ctx.shape = rows.dtype, rows.shape
+        return _product(rows, matrix, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,), (matrix,) = gradients, ctx.saved_tensors
-        counts = counts_that_agree(matrix.T)
-        found = [
-            _multiply(_filled(part, counts), matrix.T, None)[: len(part)]
-            for part in torch.split(gradient, counts[-1])
-        ]
-        return (found[0] if len(found) == 1 else torch.cat(found)), None, None
+        return _product(gradient, matrix.T, None).to(ctx.dtype).view(ctx.shape), None, None
 
 
-def _filled(rows: Tensor, counts: tuple[int, ...]) -> Tensor:
-    missing = counts[bisect_left(counts, len(rows))] - len(rows)
-    return (F.pad(rows, (0, 0, 0, missing)) if missing else rows).contiguous()
+def _product(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """``rows @ matrix + bias`` (b n); as many rows at a time as agree, the last of them with zeros behind."""
+    counts = counts_that_agree(matrix, bias is not None)
+    flat = rows.reshape(-1, rows.shape[-1])
+    if len(flat) > counts[-1]:
+        return torch.cat([_product(part, matrix, bias) for part in torch.split(flat, counts[-1])])
+    count = counts[bisect_left(counts, len(flat))]
+    found = _multiply(_filled(flat, count), matrix, bias)
+    return found if count == len(flat) else found[: len(flat)].clone()  # no view: a model may write to it
+
+
+def _filled(rows: Tensor, count: int) -> Tensor:
+    """``rows`` at bfloat16, and zeros behind them: ``count`` in all."""
+    if len(rows) == count:
+        return rows.bfloat16().contiguous()
+    filled = rows.new_empty(count, rows.shape[1], dtype=torch.bfloat16)
+    filled[: len(rows)] = rows
+    filled[len(rows) :] = 0
+    return filled
 
 
 def _multiply(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
