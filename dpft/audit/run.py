@@ -257,7 +257,7 @@ def lay_out(
         pad_token_id=int(tokenizer.pad_token_id or 0),
         labels=len(spec.labels),
         sensitivity=claim.sensitivity,
-        precision=spec.precision or chosen(spec.tuning, spec.privacy),
+        precision=spec.precision or chosen(spec.tuning, spec.privacy, model),
     )
     engine: Engine = ENGINES.get(spec.privacy.engine)
     bench = Bench(parts or Parts(engine), subject, claim, privacy, entropy)

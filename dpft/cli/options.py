@@ -271,7 +271,7 @@ Precision = Annotated[
     str | None,
     setting(
         "--precision",
-        help="Of the model's matrix products: fp32, bf16, or auto: bf16 where the hardware has it.",
+        help="Of the model's matrix products: fp32, bf16, or auto: bf16 where the hardware gains by it.",
         panel=HARDWARE,
     ),
 ]

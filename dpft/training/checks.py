@@ -31,7 +31,7 @@ def settle(spec: RunSpec, assembled: Assembled) -> tuple[RunSpec, tuple[str, ...
     Raises:
         DpftError: as :func:`check_before_training`.
     """
-    one = settled(spec)
+    one = settled(spec, assembled.model)
     try:
         return one, check_before_training(one, assembled)
     except RoundingError as error:

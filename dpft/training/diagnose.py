@@ -125,7 +125,7 @@ def diagnose(spec: RunSpec, observer: Observer | None = None) -> Diagnosis:
     """
     observer = observer or Observer()
     observer.working(f"loading {spec.model.checkpoint}")
-    patient = _Patient(settled(spec), observer)
+    patient = _Patient(spec, observer)
     found = patient.examined()
     if spec.hardware.precision != "auto" or patient.rounds is None:
         return found
@@ -137,10 +137,11 @@ class _Patient:
     """A model in its mode, on the table."""
 
     def __init__(self, spec: RunSpec, observer: Observer) -> None:
-        self.spec, self.observer = spec, observer
+        self.observer = observer
         self.tokenizer = load_tokenizer(spec.model)
         tuned = tuned_model(spec, _LABELS, self.tokenizer)
         self.model: Any = tuned.model.eval()
+        self.spec = settled(spec, self.model)
         self.parameters = tuned.parameters
         self.engine: Engine = ENGINES.get(spec.privacy.engine)
         self.notes: tuple[str, ...] = ()

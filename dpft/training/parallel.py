@@ -107,9 +107,9 @@ def _follow(spec: RunSpec, team: Team) -> Mapping[str, nn.Parameter]:
     if spec.hardware.num_threads is not None:
         torch.set_num_threads(spec.hardware.num_threads)
     assembled = assemble(spec, Observer())
-    if settled(spec).hardware.precision == "bf16":
+    if settled(spec, assembled.model).hardware.precision == "bf16":
         spec, _ = settle(spec, assembled)  # what rounds alike on rank 0's processor need not on this one
-    spec = settled(spec)
+    spec = settled(spec, assembled.model)
     split = assembled.data.splits["train"]
     schedule = schedule_for(split.rows, spec.optimisation, spec.privacy)
     plan = FollowingPlan(schedule, _clipper(spec), team)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from dpft.spec import PrivacySpec, RunSpec, TuningSpec
 
 __all__ = ["at", "chosen", "has_bfloat16", "settled"]
+
+_WIDE = 256  # hidden size; below, widths of an example's own cost more than bf16 gains (measured with AMX)
 
 
 def has_bfloat16() -> bool:
@@ -17,15 +19,20 @@ def has_bfloat16() -> bool:
     return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
-def settled(spec: RunSpec) -> RunSpec:
+def settled(spec: RunSpec, model: Any = None) -> RunSpec:
     """``spec`` with a precision that is one: what is recorded is what ran, and a resumed run keeps it.
 
     ``auto`` is bf16 where the hardware has it, and fp32 otherwise; and fp32 where bf16 would gain nothing (a
-    head alone trains on features that are computed once) or is refused (other engines, in private runs).
+    head alone trains on features that are computed once; a narrow model trained privately) or is refused
+    (other engines, in private runs).
+
+    Args:
+        spec: the run.
+        model: its model, once there is one; until then it is taken for a wide one.
     """
     if spec.hardware.precision != "auto":
         return spec
-    return at(chosen(spec.tuning, spec.privacy), spec)
+    return at(chosen(spec.tuning, spec.privacy, model), spec)
 
 
 def at(precision: Literal["fp32", "bf16"], spec: RunSpec) -> RunSpec:
@@ -33,7 +40,11 @@ def at(precision: Literal["fp32", "bf16"], spec: RunSpec) -> RunSpec:
     return spec.model_copy(update={"hardware": spec.hardware.model_copy(update={"precision": precision})})
 
 
-def chosen(tuning: TuningSpec, privacy: PrivacySpec) -> Literal["fp32", "bf16"]:
-    """What ``auto`` stands for, on this machine."""
-    gains = tuning.mode != "last-layer" and (not privacy.enabled or privacy.engine == "dpft")
-    return "bf16" if gains and has_bfloat16() else "fp32"
+def chosen(tuning: TuningSpec, privacy: PrivacySpec, model: Any = None) -> Literal["fp32", "bf16"]:
+    """What ``auto`` stands for, on this machine; ``model`` as in :func:`settled`."""
+    if tuning.mode == "last-layer" or not has_bfloat16():
+        return "fp32"
+    if not privacy.enabled:
+        return "bf16"
+    width = getattr(getattr(model, "config", None), "hidden_size", None) or _WIDE
+    return "bf16" if privacy.engine == "dpft" and width >= _WIDE else "fp32"

@@ -68,6 +68,7 @@ def test_the_precision_is_what_train_would_take_or_what_is_asked_for(
     dpft: Command, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dpft.training.precision.has_bfloat16", lambda: True)
+    monkeypatch.setattr("dpft.training.precision._WIDE", 1)
     options = ("-m", tiny_model, "--layer", "conformance", *SMALL, "--json")
     for asked, found in (((), "bf16"), (("--precision", "auto"), "bf16"), (("--precision", "fp32"), "fp32")):
         monkeypatch.setattr(audits, "CONFORMANCE", audits.CONFORMANCE[:1])

@@ -10,9 +10,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from dpft.engines import products
-from dpft.engines.base import autocast
-from dpft.engines.products import SteadyProducts, counts_that_agree
+from dpft.engines.base import Session, autocast
+from dpft.engines.products import BFloat16Copies, SteadyProducts, counts_that_agree
 from dpft.errors import RoundingError
+from dpft.tables import CLIPPERS, ENGINES
 from tests import models
 
 SHAPES = [(1536, 48), (512, 128), (384, 8), (384, 2), (64, 64), (33, 5), (8, 48)]
@@ -152,8 +153,11 @@ def test_products_of_other_kinds_are_refused_at_bf16(unknown: Callable[[], objec
             unknown()
 
 
-def test_a_products_result_may_be_changed_in_place() -> None:
-    weight, rows = torch.randn(4, 8), torch.randn(3, 5, 8, requires_grad=True)
+@pytest.mark.parametrize("rows_of_one", [4, 5])
+def test_a_products_result_may_be_changed_in_place(rows_of_one: int) -> None:
+    """As many rows as agree (16), and some that zeros are added to (20)."""
+    assert (4 * rows_of_one in counts_that_agree(torch.ones(8, 4))) == (rows_of_one == 4)
+    weight, rows = torch.randn(4, 8), torch.randn(4, rows_of_one, 8, requires_grad=True)
     with SteadyProducts(), torch.autocast("cpu", dtype=torch.bfloat16):
         found = F.linear(rows, weight)
         found /= 2.0
@@ -199,6 +203,58 @@ def test_what_trains_by_autograd_and_what_is_not_at_bf16_is_left_alone(
         torch.addmm(torch.zeros(4), rows, weight.detach().T)
     with pytest.raises(AssertionError, match="steadied"):
         linear(rows, weight.detach())
+
+
+def test_a_gradient_has_the_precision_of_its_rows() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        rows = torch.randn(3, 8, dtype=dtype, requires_grad=True)
+        (gradient,) = torch.autograd.grad(linear(rows, torch.randn(4, 8)).sum(), rows)
+        assert (gradient.dtype, gradient.shape) == (dtype, rows.shape)
+
+
+def test_a_frozen_matrix_is_narrowed_once_and_again_when_it_was_written_to() -> None:
+    frozen, trained = torch.randn(4, 8), torch.randn(4, 8)
+    copies = BFloat16Copies([frozen])
+    first = copies.of(frozen)
+    assert copies.of(frozen) is first
+    assert copies.of(trained) is not copies.of(trained)
+    frozen.add_(1)
+    assert torch.equal(copies.of(frozen), frozen.bfloat16())
+    assert not torch.equal(copies.of(frozen), first)
+    frozen.set_(trained.clone())  # type: ignore[no-untyped-call]
+    assert torch.equal(copies.of(frozen), trained.bfloat16())
+
+
+def test_another_matrix_in_the_place_of_a_frozen_one_is_itself() -> None:
+    frozen = torch.randn(4, 8)
+    copies = BFloat16Copies([frozen])
+    copies.of(frozen)
+    view = frozen.T  # of the same memory
+    assert torch.equal(copies.of(view), view.bfloat16())
+    copies._frozen[id(view)] = frozen  # as if Python had given its address to another object
+    assert torch.equal(copies.of(view), view.bfloat16())
+
+
+def test_a_session_sees_frozen_weights_that_are_written_to_between_micro_batches() -> None:
+    model, parameters = models.tuned("lora")
+    batch = models.batch()
+    frozen = next(p for n, p in model.named_parameters() if n.endswith("query.base_layer.weight"))
+    clipper = CLIPPERS.get("flat")(1.0)
+
+    def sums_of(session: Session) -> dict[str, Tensor]:
+        sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        session.accumulate(batch, sums)
+        return sums
+
+    with ENGINES.get("dpft").session(model, parameters, clipper, "bf16") as session:
+        before = sums_of(session)
+        with torch.no_grad():
+            frozen.mul_(1.5)
+        after = sums_of(session)
+    with ENGINES.get("dpft").session(model, parameters, clipper, "bf16") as session:
+        anew = sums_of(session)
+    assert all(torch.equal(after[name], value) for name, value in anew.items())
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
 
 
 def test_no_rows_give_none() -> None:

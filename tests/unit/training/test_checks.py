@@ -31,6 +31,7 @@ class Heard(Observer):
 def asked(small: resuming.MakeSpec, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], RunSpec]:
     """A run, on a machine with bfloat16 where company decides how a loss is rounded."""
     monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "_WIDE", 1)
     genuine = rounding._compare
 
     def differing(model: Any, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> None:

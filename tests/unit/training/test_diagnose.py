@@ -60,6 +60,7 @@ def test_where_bf16_cannot_keep_examples_apart_auto_is_looked_at_as_it_trains(
         raise RoundingError("rounds by its company", hint="give --precision fp32")
 
     monkeypatch.setattr("dpft.training.precision.has_bfloat16", lambda: True)
+    monkeypatch.setattr("dpft.training.precision._WIDE", 1)
     monkeypatch.setattr("dpft.training.diagnose.check_rounding", refuse)
     found = look(tiny_model, precision=asked)
     if asked == "bf16":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from transformers import BertConfig
 
 from dpft.errors import PrivacyError
 from dpft.spec import (
@@ -48,6 +51,25 @@ def test_auto_is_bf16_where_the_hardware_has_it_and_it_gains(
     asked = spec("auto", mode=mode, private=private, engine=engine)
     assert settled(asked).hardware.precision == ("bf16" if hardware and gains else "fp32")
     assert settled(settled(asked)) == settled(asked)
+
+
+@pytest.mark.parametrize(
+    ("width", "private", "found"),
+    [
+        (128, True, "fp32"),
+        (255, True, "fp32"),
+        (256, True, "bf16"),
+        (None, True, "bf16"),
+        (128, False, "bf16"),
+    ],
+)
+def test_a_narrow_model_gains_without_privacy_only(
+    monkeypatch: pytest.MonkeyPatch, width: int | None, private: bool, found: str
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
+    model = SimpleNamespace(config=SimpleNamespace() if width is None else BertConfig(hidden_size=width))
+    assert settled(spec("auto", private=private), model).hardware.precision == found
+    assert settled(spec("bf16", private=private), model).hardware.precision == "bf16"
 
 
 @pytest.mark.parametrize("asked", ["fp32", "bf16"])
