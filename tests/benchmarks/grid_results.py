@@ -138,11 +138,12 @@ def settings_in_words(lines: Sequence[Line]) -> Iterator[str]:
         per_cell[key] = per_cell.get(key, 0) + 1
     counts = sorted(set(per_cell.values()))
     runs = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    raised = "; raised: how many, where others have more" if len(counts) > 1 else ""
+    single = "; of a single run, the former only" if counts[0] == 1 else ""
     yield (
-        f"Mean dev accuracy of {runs} run(s) a cell ({len(lines)} in all; raised: how many, where others "
-        "have more) ± half of a 95% interval. It covers the choice of dev rows (a(1 − a)/rows: they are the "
-        "same for all runs) and the spread between runs (s²/k, by Student's t), added as squares; of a "
-        "single run, the former only. "
+        f"Mean dev accuracy of {runs} run{'' if counts == [1] else 's'} a cell ({len(lines)} in all{raised}) "
+        "± half of a 95% interval. It covers the choice of dev rows (a(1 − a)/rows: they are the same for "
+        f"all runs) and the spread between runs (s²/k, by Student's t), added as squares{single}. "
         "Italics: the interval reaches down to the majority class. A seed fixes the initialisation and, "
         "without privacy, the data order; in a private run sample and noise are keyed by the operating "
         "system: a seed names a repetition, and reproduces none."

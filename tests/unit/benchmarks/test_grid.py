@@ -149,7 +149,7 @@ def test_the_table_says_what_is_in_the_file() -> None:
         == f"| `lora` | 0.800 ± 0.025¹ | 0.710 ± {interval([0.72, 0.7], 1000):.3f} | *0.510 ± 0.031*¹ | – |"
     )
     words = "\n".join(settings_in_words(lines))
-    assert "1 to 2 run(s) a cell (5 in all;" in words
+    assert "1 to 2 runs a cell (5 in all;" in words
     assert "- sst2: `lora` 8 × 96 (50%, σ 0.3500 at ε 3, σ 0.3500 at ε 8)" in words
     assert "- `full`: – / 0.02, C 1, fp32" in words
 
