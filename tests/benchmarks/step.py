@@ -1,6 +1,6 @@
 """What a private step costs: one logical batch with and without privacy, interleaved, on this machine.
 
-    python -m tests.benchmarks.step                                     # every mode, size and engine
+    python -m tests.benchmarks.step                                     # every mode and engine, two sizes
     python -m tests.benchmarks.step --modes full lora --seconds 600     # as many rounds as fit into it
     python -m tests.benchmarks.step --table                             # the README's, in half an hour
 
@@ -196,7 +196,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", default=["L2H128", "L6H384"], choices=list(SIZES))
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
     parser.add_argument("--lengths", nargs="+", default=["dynamic"], choices=LENGTHS)
     parser.add_argument("--threads", nargs="+", type=int, default=[1])

@@ -17,7 +17,7 @@ from dpft.tables import MODES
 __all__ = ["LENGTHS", "SIZES", "Work", "build", "logical_batch"]
 
 VOCABULARY = 30522
-SIZES = {"L2H128": (2, 128), "L6H384": (6, 384)}
+SIZES = {"L2H128": (2, 128), "L3H192": (3, 192), "L4H256": (4, 256), "L6H384": (6, 384)}
 LENGTHS = ("fixed", "dynamic")
 FIXED, LONGEST = 64, 66
 
