@@ -75,6 +75,7 @@ class GuardedSession:
         self._stack = ExitStack()
         self._fast: FastSession | None = None
         self._why_not = ""
+        self._notes: tuple[str, ...] = ()  # of a fast session that has ended
         self._probed_at: Tensor | None = (
             None  # the weights when the first probe succeeded; not kept once they moved
         )
@@ -90,6 +91,8 @@ class GuardedSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._notes = self.notes
+        self._fast = None  # with all that it holds of the model
         self._stack.close()
 
     @property
@@ -97,7 +100,7 @@ class GuardedSession:
         """What is slower than it could be, and why; complete once a micro-batch was accumulated."""
         if self._why_not:
             return (f"exact but slow: each example goes through the model on its own, since {self._why_not}",)
-        return self._fast.notes if self._fast is not None else ()
+        return self._fast.notes if self._fast is not None else self._notes
 
     def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
         """Add the clipped gradient sums of ``batch`` to ``sums``, in place."""

@@ -130,7 +130,7 @@ def diagnose(spec: RunSpec, observer: Observer | None = None) -> Diagnosis:
     if spec.hardware.precision != "auto" or patient.rounds is None:
         return found
     found = _Patient(at("fp32", spec), observer).examined()  # as training would
-    return replace(found, notes=(*found.notes, f"training would be at fp32: {patient.rounds.message}"))
+    return replace(found, notes=(*found.notes, f"training would be at fp32: {patient.rounds}"))
 
 
 class _Patient:
@@ -145,7 +145,7 @@ class _Patient:
         self.parameters = tuned.parameters
         self.engine: Engine = ENGINES.get(spec.privacy.engine)
         self.notes: tuple[str, ...] = ()
-        self.rounds: RoundingError | None = None
+        self.rounds: str | None = None
 
     def examined(self) -> Diagnosis:
         """All checks; the costly ones only if the engine is exact."""
@@ -255,7 +255,7 @@ class _Patient:
                 labels=len(_LABELS),
             )
         except RoundingError as error:
-            self.rounds = error
+            self.rounds = error.message  # not itself: it holds on to all that was at work
             raise
         return "bf16 rounds an example alike alone and in company, to the last bit of its loss"
 

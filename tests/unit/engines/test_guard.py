@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -180,6 +181,18 @@ class Mixing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - 0.9 * x.mean(0, keepdim=True)) * self.scale
+
+
+def test_a_session_that_has_ended_holds_on_to_its_notes_only() -> None:
+    model = Around(Gate())
+    parameters = dict(model.named_parameters())
+    with ENGINE.session(model, parameters, FlatClipper(1.0), "fp32") as session:
+        fast = weakref.ref(session._fast)
+        session.accumulate(batch(), models.zeros(parameters))
+        notes = session.notes
+    assert fast() is None
+    assert session.notes == notes
+    assert "Gate" in notes[0]
 
 
 @pytest.mark.parametrize("kind", [Noisy, Remembering, Mixing])
