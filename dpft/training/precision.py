@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from transformers import PretrainedConfig
 
 from dpft.spec import PrivacySpec, RunSpec, TuningSpec
 
@@ -46,5 +47,12 @@ def chosen(tuning: TuningSpec, privacy: PrivacySpec, model: Any = None) -> Liter
         return "fp32"
     if not privacy.enabled:
         return "bf16"
-    width = getattr(getattr(model, "config", None), "hidden_size", None) or _WIDE
-    return "bf16" if privacy.engine == "dpft" and width >= _WIDE else "fp32"
+    return "bf16" if privacy.engine == "dpft" and _width(model) >= _WIDE else "fp32"
+
+
+def _width(model: Any) -> int:
+    """The hidden size of what reads text in ``model``; of one that does not tell, a wide one."""
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if isinstance(config, PretrainedConfig) else config
+    width = getattr(text, "hidden_size", None)
+    return width if isinstance(width, int) else _WIDE

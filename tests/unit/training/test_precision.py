@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from transformers import BertConfig
+from transformers import BertConfig, Gemma3Config, GPT2Config
 
 from dpft.errors import PrivacyError
 from dpft.spec import (
@@ -70,6 +70,21 @@ def test_a_narrow_model_gains_without_privacy_only(
     model = SimpleNamespace(config=SimpleNamespace() if width is None else BertConfig(hidden_size=width))
     assert settled(spec("auto", private=private), model).hardware.precision == found
     assert settled(spec("bf16", private=private), model).hardware.precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        (Gemma3Config(text_config={"hidden_size": 64}), "fp32"),  # it has no hidden size itself
+        (GPT2Config(n_embd=64), "fp32"),  # by another name
+        (SimpleNamespace(hidden_size=[64, 128]), "bf16"),
+    ],
+)
+def test_the_width_is_that_of_what_reads_text(
+    monkeypatch: pytest.MonkeyPatch, config: object, found: str
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
+    assert settled(spec("auto"), SimpleNamespace(config=config)).hardware.precision == found
 
 
 @pytest.mark.parametrize("asked", ["fp32", "bf16"])
