@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dpft.engines.base import MicroBatch, PieceReport, example_losses
 from dpft.engines.guard import GuardedSession
 from dpft.engines.products import BFloat16Copies, SteadyProducts
-from dpft.errors import PrivacyError
+from dpft.errors import PrivacyError, RoundingError
 from dpft.privacy.clipping import Clipper
 from dpft.privacy.gradients import PerExampleGradient, Together
 from dpft.privacy.tape import Tape
@@ -33,8 +35,9 @@ class BookkeepingSession:
         self.clipper: Clipper | None = clipper
         self._factors = clipper.over(tape.parameters)
         self._precision = precision
-        trained = {id(parameter) for parameter in tape.parameters.values()}
-        self._copies = BFloat16Copies(p for p in model.parameters() if id(p) not in trained)
+        trained = {id(parameter): parameter for parameter in tape.parameters.values()}
+        frozen = (parameter for parameter in model.parameters() if id(parameter) not in trained)
+        self._copies = BFloat16Copies(frozen, trained.values())
 
     @torch.no_grad()
     def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
@@ -82,10 +85,37 @@ class BookkeepingSession:
                     "the model's output depends on no trainable parameter",
                     hint="choose another --finetune-mode",
                 )
-            torch.autograd.backward(losses.sum())
+            with _nothing_anew(self._model) if precision == "bf16" else nullcontext():
+                torch.autograd.backward(losses.sum())
         gradients = self._tape.gradients()
         self._tape.forget()
         return losses, gradients
+
+
+@contextmanager
+def _nothing_anew(model: nn.Module) -> Iterator[None]:
+    """Within, which is around a backward pass at bf16, no layer of ``model`` is called.
+
+    One is where activations are computed again (checkpointing). By then neither steady products nor attention
+    in float32 are at work any more: what comes out would be rounded by an example's company.
+
+    Raises:
+        RoundingError: (within) one is.
+    """
+    layers = {id(layer) for layer in model.modules()}
+
+    def refuse(layer: nn.Module, _: Any) -> None:
+        if id(layer) in layers:
+            raise RoundingError(
+                "activation checkpointing would round at bf16 what it computes again in another way",
+                hint="give --precision fp32",
+            )
+
+    hook = register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class BookkeepingEngine:

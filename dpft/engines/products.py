@@ -41,10 +41,16 @@ class BFloat16Copies:
     Args:
         frozen: parameters that are not trained. One that is written to all the same is copied anew; what
             PyTorch does not count (writing through ``.data``) it must not be.
+        trained: parameters that are; what shares memory with one of them is not frozen.
     """
 
-    def __init__(self, frozen: Iterable[Tensor] = ()) -> None:
-        self._frozen = {id(matrix): matrix for matrix in frozen}
+    def __init__(self, frozen: Iterable[Tensor] = (), trained: Iterable[Tensor] = ()) -> None:
+        moving = {matrix.untyped_storage().data_ptr() for matrix in trained}
+        self._frozen = {
+            id(matrix): matrix
+            for matrix in frozen
+            if matrix.untyped_storage().data_ptr() not in moving and not matrix.is_inference()
+        }
         self._kept: dict[int, tuple[tuple[int, int], Tensor]] = {}
 
     def of(self, matrix: Tensor) -> Tensor:
@@ -84,7 +90,10 @@ class SteadyProducts(TorchFunctionMode):
             return func(*args, **kwargs)
         if not _at_bf16((*args, *kwargs.values()) if read is not None else tree_leaves((args, kwargs))):
             return func(*args, **kwargs)
-        factors = None if read is None else read(*args, **kwargs)
+        try:
+            factors = None if read is None else read(*args, **kwargs)
+        except TypeError:  # with arguments that no reader knows
+            factors = None
         if factors is None:
             raise RoundingError(
                 f"{getattr(func, '__name__', func)}, which this model computes, may round an example at bf16 "
@@ -156,6 +165,9 @@ _READERS: dict[Callable[..., Any], Callable[..., _Factors | None]] = {
 }
 _UNKNOWN = {
     *(torch.mv, Tensor.mv, torch.addmv, Tensor.addmv, torch.addbmm, Tensor.addbmm, torch.einsum),
+    *(Tensor.addmm_, Tensor.addmv_, Tensor.addbmm_, Tensor.baddbmm_),
+    *(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu),
+    *(torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell),
     *(torch.inner, torch.tensordot, torch.linalg.matmul, torch.linalg.multi_dot, F.bilinear),
     *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
     F.multi_head_attention_forward,
@@ -180,7 +192,7 @@ class _Product(torch.autograd.Function):
 def _product(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     """``rows @ matrix + bias`` (b n); as many rows at a time as agree, the last of them with zeros behind."""
     counts = counts_that_agree(matrix, bias is not None)
-    flat = rows.reshape(-1, rows.shape[-1])
+    flat = rows.reshape(rows.shape[:-1].numel(), rows.shape[-1])
     if len(flat) > counts[-1]:
         return torch.cat([_product(part, matrix, bias) for part in torch.split(flat, counts[-1])])
     count = counts[bisect_left(counts, len(flat))]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dpft.engines import oracle
 from dpft.engines.bookkeeping import ENGINE
-from dpft.errors import ModelError, PrivacyError
+from dpft.errors import ModelError, PrivacyError, RoundingError
 from dpft.privacy.clipping import FlatClipper
 from dpft.tables import CLIPPERS, MODES
 from dpft.training.preflight import check_engine, check_reachable, synthetic_batch
@@ -205,6 +205,20 @@ def test_checkpointing_counts_nothing_twice(name: str, mode: str) -> None:
     assert len(runs) == 2  # it was really run again
     assert architectures.error(model, parameters, batch, ENGINE.recording) <= RELATIVE
     assert architectures.error(model, parameters, batch, ENGINE.session) <= RELATIVE
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_checkpointing_at_bf16_is_refused_by_name(mode: str) -> None:
+    """What is computed again during backward, nothing keeps from being rounded by an example's company."""
+    model, parameters, _ = checkpointing("bert", mode, reentrant=False)
+    sums = models.zeros(parameters)
+    with (
+        ENGINE.session(model, parameters, FlatClipper(1.0), "bf16") as session,
+        pytest.raises(RoundingError, match="activation checkpointing") as caught,
+    ):
+        session.accumulate(architectures.batch("bert"), sums)
+    assert caught.value.hint == "give --precision fp32"
+    assert not any(value.any() for value in sums.values())
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])

@@ -144,6 +144,10 @@ def test_a_weight_that_a_model_multiplies_by_itself_is_steadied_too(spell: Calla
         lambda: torch.addmm(torch.ones(3), torch.ones(2, 8), torch.ones(8, 3), alpha=2),
         lambda: nn.MultiheadAttention(8, 2)(*[torch.ones(4, 2, 8)] * 3),
         lambda: torch.mv(torch.ones(2, 8), torch.ones(8)),
+        lambda: torch.mm(torch.ones(2, 8), mat2=torch.ones(8, 3)),
+        lambda: torch.ones(2, 3).addmm_(torch.ones(2, 8), torch.ones(8, 3)),
+        lambda: nn.LSTM(8, 8)(torch.ones(4, 2, 8)),
+        lambda: nn.GRUCell(8, 8)(torch.ones(4, 8)),
     ],
 )
 def test_products_of_other_kinds_are_refused_at_bf16(unknown: Callable[[], object]) -> None:
@@ -257,8 +261,28 @@ def test_a_session_sees_frozen_weights_that_are_written_to_between_micro_batches
     assert any(not torch.equal(before[name], value) for name, value in after.items())
 
 
-def test_no_rows_give_none() -> None:
+def test_a_matrix_that_shares_memory_with_a_trained_one_is_not_frozen() -> None:
+    trained = nn.Parameter(torch.randn(4, 8))
+    shared = nn.Parameter(trained.data, requires_grad=False)  # with a version of its own
+    copies = BFloat16Copies([shared], [trained])
+    copies.of(shared)
+    with torch.no_grad():
+        trained.add_(1)
+    assert torch.equal(copies.of(shared), trained.bfloat16())
+
+
+def test_a_matrix_whose_versions_nobody_counts_is_not_kept() -> None:
+    with torch.inference_mode():
+        frozen = torch.randn(4, 8)
+    copies = BFloat16Copies([frozen])
+    assert torch.equal(copies.of(frozen), frozen.bfloat16())
+
+
+def test_no_rows_give_none_and_nor_do_no_outputs() -> None:
     assert linear(torch.zeros(0, 8), torch.randn(4, 8)).shape == (0, 4)
+    rows = torch.randn(3, 5, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(linear(rows, torch.randn(0, 8)).sum(), rows)
+    assert torch.equal(gradient, torch.zeros_like(rows))
 
 
 def test_tiny_models_are_at_work_here() -> None:
