@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dpft.engines import products
 from dpft.engines.base import Session, autocast
+from dpft.engines.bookkeeping import BookkeepingEngine
 from dpft.engines.products import BFloat16Copies, SteadyProducts, counts_that_agree
 from dpft.errors import RoundingError
 from dpft.tables import CLIPPERS, ENGINES
@@ -259,6 +260,22 @@ def test_a_session_sees_frozen_weights_that_are_written_to_between_micro_batches
         anew = sums_of(session)
     assert all(torch.equal(after[name], value) for name, value in anew.items())
     assert any(not torch.equal(before[name], value) for name, value in after.items())
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_a_session_at_bf16_steadies_its_products_and_copies_what_is_frozen_only(mode: str) -> None:
+    model, parameters = models.tuned(mode)
+    trained = {id(parameter) for parameter in parameters.values()}
+    frozen = {id(p) for p in model.parameters() if p.dim() <= 2} - trained
+    for precision in ("fp32", "bf16"):
+        with BookkeepingEngine().recording(
+            model, parameters, CLIPPERS.get("flat")(1.0), precision
+        ) as session:
+            session.accumulate(models.batch(), models.zeros(parameters))
+            assert (products._counts.cache_info().misses >= 4) == (precision == "bf16")
+            kept = session._copies._kept.keys()
+        assert kept <= frozen
+        assert bool(kept) == (precision == "bf16" and mode == "lora")
 
 
 def test_a_matrix_that_shares_memory_with_a_trained_one_is_not_frozen() -> None:
