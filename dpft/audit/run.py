@@ -281,7 +281,7 @@ def _check_rounding(spec: AuditSpec, subject: Subject, model: Any, plan: Private
     Raises:
         RoundingError: an example's rounding depends on its company.
     """
-    shapes = [(LONGEST, 2 * _MOST_TOGETHER * (LONGEST + subject.extra_tokens))]
+    shapes = [(LONGEST, _MOST_TOGETHER * (LONGEST + subject.extra_tokens))]
     if spec.max_length is not None and spec.micro_batch_tokens is not None:
         shapes.append((spec.max_length, spec.micro_batch_tokens))
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -7,7 +7,7 @@ Bu et al. 2023 (arXiv 2210.00038), in a single backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -38,6 +38,7 @@ class BookkeepingSession:
         trained = {id(parameter): parameter for parameter in tape.parameters.values()}
         frozen = (parameter for parameter in model.parameters() if id(parameter) not in trained)
         self._copies = BFloat16Copies(frozen, trained.values())
+        self._layers = {id(layer) for layer in model.modules()}
 
     @torch.no_grad()
     def accumulate(self, batch: MicroBatch, sums: Mapping[str, Tensor]) -> PieceReport:
@@ -85,7 +86,7 @@ class BookkeepingSession:
                     "the model's output depends on no trainable parameter",
                     hint="choose another --finetune-mode",
                 )
-            with _nothing_anew(self._model) if precision == "bf16" else nullcontext():
+            with _nothing_anew(self._layers) if precision == "bf16" else nullcontext():
                 torch.autograd.backward(losses.sum())
         gradients = self._tape.gradients()
         self._tape.forget()
@@ -93,8 +94,8 @@ class BookkeepingSession:
 
 
 @contextmanager
-def _nothing_anew(model: nn.Module) -> Iterator[None]:
-    """Within, which is around a backward pass at bf16, no layer of ``model`` is called.
+def _nothing_anew(layers: Container[int]) -> Iterator[None]:
+    """Within, which is around a backward pass at bf16, none of ``layers``, given by their ``id``, is called.
 
     One is where activations are computed again (checkpointing). By then neither steady products nor attention
     in float32 are at work any more: what comes out would be rounded by an example's company.
@@ -102,7 +103,6 @@ def _nothing_anew(model: nn.Module) -> Iterator[None]:
     Raises:
         RoundingError: (within) one is.
     """
-    layers = {id(layer) for layer in model.modules()}
 
     def refuse(layer: nn.Module, _: Any) -> None:
         if id(layer) in layers:

@@ -23,7 +23,7 @@ __all__ = ["Cut", "Piece", "as_they_come", "by_own_length", "own_width", "rows_o
 
 Indices = npt.NDArray[np.int64]
 
-_PART = 2  # of the token budget: smaller pieces fill up with fewer rows that count for nothing
+_CALL = 128  # tokens in whose time a piece more could be begun; 60 or 250 cut much the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,7 @@ def by_own_length(
     Args:
         lengths: tokens of every example, virtual ones not counted.
         longest: what no example's length can pass, whatever the data: it must not come from them.
-        token_budget: tokens that may go through the model at once; a piece takes half of them at most, or one
-            row.
+        token_budget: tokens that may go through the model at once; one row may have more.
         extra_tokens: virtual tokens that the model puts before each row.
 
     Returns:
@@ -74,9 +73,8 @@ def by_own_length(
         for width, unpadded in sorted({*zip(widths.tolist(), full.tolist(), strict=True)}, reverse=True):
             group = indices[(widths == width) & (full == unpadded)]
             room = rows_of(width, token_budget, extra_tokens)
-            for start in range(0, len(group), room):
-                rows = group[start : start + room]
-                fill = (1 << (len(rows) - 1).bit_length()) - len(rows)
+            for rows in np.split(group, np.cumsum(_parts(len(group), room, width))[:-1]):
+                fill = _filled(len(rows)) - len(rows)
                 yield Piece(np.concatenate([rows, np.repeat(rows[:1], fill)]), width, fill)
 
     return cut
@@ -86,10 +84,27 @@ def rows_of(width: int, token_budget: int, extra_tokens: int = 0) -> int:
     """The most rows of a piece of that width: a power of two.
 
     >>> [rows_of(width, 2048) for width in (8, 24, 128, 4096)]
-    [128, 32, 8, 1]
+    [256, 64, 16, 1]
     """
-    room = token_budget // _PART // (width + extra_tokens)
+    room = token_budget // (width + extra_tokens)
     return 1 << (max(1, room).bit_length() - 1)
+
+
+def _parts(rows: int, most: int, width: int) -> list[int]:
+    """How many of ``rows`` go into each piece, pieces weighed against rows left to fill.
+
+    >>> _parts(75, 128, 16), _parts(75, 32, 16), _parts(120, 128, 16)
+    ([64, 11], [32, 32, 11], [120])
+    """
+    whole, rest = [most] * (rows // most), rows % most
+    powers = [1 << place for place in reversed(range(rest.bit_length())) if rest >> place & 1]
+    choices = [[*whole, *powers[:kept], rest - sum(powers[:kept])] for kept in range(len(powers))]
+    return min(choices or [whole], key=lambda parts: sum(_filled(part) * width + _CALL for part in parts))
+
+
+def _filled(rows: int) -> int:
+    """The next power of two."""
+    return 1 << (rows - 1).bit_length()
 
 
 def own_width(length: int, longest: int) -> int:

@@ -32,10 +32,18 @@ def test_every_example_is_in_one_piece_and_the_rest_counts_for_nothing(found: An
         assert examples > piece.fill
         assert piece.width is not None
         assert len(piece.rows) <= rows_of(piece.width, budget, extra)
-        assert len(piece.rows) == 1 or len(piece.rows) * (piece.width + extra) <= budget / 2
+        assert len(piece.rows) == 1 or len(piece.rows) * (piece.width + extra) <= budget
         assert (piece.rows[examples:] == piece.rows[0]).all()
         counted += piece.rows.tolist()[:examples]
     assert sorted(counted) == indices.tolist()
+
+
+def test_few_pieces_and_few_rows_that_count_for_nothing() -> None:
+    """75 rows of 16 tokens are 64 and 16, of which 5 are filled: neither 128, nor 64, 8, 2 and 1."""
+    pieces = list(by_own_length(np.full(75, 10), LONGEST, 2048)(np.arange(75)))
+    assert [(len(piece.rows), piece.fill) for piece in pieces] == [(64, 0), (16, 5)]
+    one_token_less = list(by_own_length(np.full(75, 10), LONGEST, 64 * 16 - 1)(np.arange(75)))
+    assert [(len(piece.rows), piece.fill) for piece in one_token_less] == [(32, 0), (32, 0), (16, 5)]
 
 
 def widths(cut: Cut, indices: Any, lengths: Any) -> dict[int, tuple[int, bool]]:
