@@ -146,6 +146,7 @@ class Probe:
         pieces = self._pieces(self._assembled.data.splits["train"], self._plan.schedule.expected_batch_size)
         worst = self._pieces(self._assembled.data.splits["train"], 1)[0].length
         warm_up = Piece(max(1, self._spec.hardware.micro_batch_tokens // max(1, worst)), worst)
+        warm_up = max(warm_up, *pieces, key=lambda piece: piece.tokens)
         fixed, rates, chosen = self._timed_step(pieces, warm_up)
         a_step = fixed + sum(piece.tokens * rates[_nearest(chosen, at)] for at, piece in enumerate(pieces))
         steps = self._plan.schedule.steps

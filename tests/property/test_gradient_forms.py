@@ -164,6 +164,16 @@ def test_tokens_without_gradient_may_be_left_out(b: int, t: int, live: set[int],
     )
 
 
+@given(st.integers(2, 300), st.sampled_from([64, 384, 1536]), st.sampled_from([8, 384, 1536]))
+def test_the_form_does_not_depend_on_company(t: int, d: int, p: int) -> None:
+    """Its margin is the form's: with another, one example more would scale its neighbours' shares."""
+    one = torch.zeros(1)
+    forms = {
+        OuterGradient(one.expand(b, t, d), one.expand(b, t, p))._writing_is_cheaper() for b in (1, 8, 16, 256)
+    }
+    assert len(forms) == 1
+
+
 def test_only_the_first_token_is_kept_where_only_it_counts() -> None:
     a, g = normals(0, 3, 10, 4), normals(1, 3, 10, 5)
     assert live_tokens(a, g)[0] is a

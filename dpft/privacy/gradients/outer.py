@@ -17,6 +17,7 @@ __all__ = ["OuterGradient"]
 _PER_ELEMENT = 30
 _PER_FRESH_ELEMENT = 100
 _FRESH = 32 << 20  # bytes: from here on, memory comes from the system, page by page
+_TOKENS = 2048  # of a micro-batch, as many as there are by default: not as many as there are
 # … while Gram matrices cost something for every token besides their multiply-adds.
 _PER_TOKEN = 5700
 
@@ -60,9 +61,10 @@ class OuterGradient(PerExampleGradient):
         return super().settle()
 
     def _writing_is_cheaper(self) -> bool:
-        batch, tokens, d = self.activations.shape
+        """Whatever the number of examples: the forms have margins of their own, hence other clip factors."""
+        tokens, d = self.activations.shape[1:]
         p = self.output_gradients.shape[2]
-        element = _PER_ELEMENT if 4 * batch * p * d < _FRESH else _PER_FRESH_ELEMENT
+        element = _PER_ELEMENT if 4 * max(1, _TOKENS // tokens) * p * d < _FRESH else _PER_FRESH_ELEMENT
         return p * d * element < tokens * tokens * (p + d) + _PER_TOKEN * tokens
 
     def _written(self) -> DenseGradient:
