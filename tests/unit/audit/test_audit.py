@@ -18,7 +18,7 @@ from dpft.audit.run import CONFORMANCE, _ask, _Audit, audit, lay_out, self_test
 from dpft.audit.simulate import simulate
 from dpft.audit.white_box import canary_norm, judge, observe
 from dpft.errors import PrivacyError, RoundingError, UsageError
-from dpft.privacy.pieces import as_they_come, by_own_length
+from dpft.privacy.pieces import as_they_come, by_own_length, rows_of
 from dpft.spec import ModelSpec
 from dpft.tables import CLIPPERS, ENGINES, MODES
 from dpft.training.observer import Observer
@@ -158,12 +158,14 @@ def test_a_poisoned_example_is_counted_once_though_its_copies_fill_the_batch(
 def test_where_rounding_tells_there_is_no_audit_at_bf16(
     spec_of: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*arguments: object, longest: int, **more: object) -> None:
+    def refuse(*arguments: object, longest: int, token_budget: int, **more: object) -> None:
         looked_at.append(longest)
+        rows.append(rows_of(longest, token_budget))
         if longest == 48:
             raise RoundingError("rounds by its company", hint="give --precision fp32")
 
     looked_at: list[int] = []
+    rows: list[int] = []
     monkeypatch.setattr(run, "check_rounding", refuse)
     lay_out(spec_of(), Observer())
     assert looked_at == []
@@ -171,6 +173,7 @@ def test_where_rounding_tells_there_is_no_audit_at_bf16(
     with pytest.raises(PrivacyError) as caught:
         lay_out(spec_of(**of_run), Observer())
     assert looked_at == [subject.LONGEST, 48]
+    assert rows == [16, 8]  # the most that the audit's own checks put together; the run's 512 tokens
     assert "like those that trained it" in caught.value.hint
     monkeypatch.setattr(run, "chosen", lambda *_: "bf16")
     monkeypatch.setattr(run, "LONGEST", 48)

@@ -100,6 +100,21 @@ def seconds(asked: RunSpec, lengths: Any, kind: type[Probe] = Probe) -> float:
     return found
 
 
+def test_memory_is_seen_at_a_piece_of_the_most_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At bf16, in 60 tokens: one text of width 32, but two of width 24."""
+    taken: list[int] = []
+    accumulate = Session.accumulate
+
+    def noted(self: Session, batch: Any, sums: Any) -> PieceReport:
+        taken.append(batch.inputs["input_ids"].numel())
+        return accumulate(self, batch, sums)
+
+    monkeypatch.setattr(Session, "accumulate", noted)
+    hardware = HardwareSpec(precision="bf16", micro_batch_tokens=60)
+    seconds(spec().model_copy(update={"hardware": hardware}), [20] * 90 + [31] * 10)
+    assert taken[0] == max(taken) == 48
+
+
 @pytest.mark.parametrize("privacy", [{}, {"enabled": False}])
 def test_where_time_is_exact_so_is_the_estimate(privacy: dict[str, Any]) -> None:
     rows = np.arange(100) % 20 + 4
