@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpft.privacy.clipping import FlatClipper
 from dpft.privacy.gradients import (
     DenseGradient,
     IndexedGradient,
@@ -107,7 +108,7 @@ def test_outer_gradients_are_exact_in_every_form(shape: tuple[int, int, int, int
 
 
 def test_both_forms_are_chosen() -> None:
-    few = OuterGradient(normals(0, 2, 3, 64), normals(1, 2, 3, 64))
+    few = OuterGradient(normals(0, 2, 3, 128), normals(1, 2, 3, 128))
     many = OuterGradient(normals(0, 2, 64, 16), normals(1, 2, 64, 16))
     assert few.settle() is few
     assert isinstance(many.settle(), DenseGradient)
@@ -164,16 +165,6 @@ def test_tokens_without_gradient_may_be_left_out(b: int, t: int, live: set[int],
     )
 
 
-@given(st.integers(2, 300), st.sampled_from([64, 384, 1536]), st.sampled_from([8, 384, 1536]))
-def test_the_form_does_not_depend_on_company(t: int, d: int, p: int) -> None:
-    """Its margin is the form's: with another, one example more would scale its neighbours' shares."""
-    one = torch.zeros(1)
-    forms = {
-        OuterGradient(one.expand(b, t, d), one.expand(b, t, p))._writing_is_cheaper() for b in (1, 8, 16, 256)
-    }
-    assert len(forms) == 1
-
-
 def test_only_the_first_token_is_kept_where_only_it_counts() -> None:
     a, g = normals(0, 3, 10, 4), normals(1, 3, 10, 5)
     assert live_tokens(a, g)[0] is a
@@ -182,6 +173,57 @@ def test_only_the_first_token_is_kept_where_only_it_counts() -> None:
     g[2, 7] = 1e-15  # of one example only
     assert live_tokens(a, g)[1].shape == (3, 2, 5)
     assert live_tokens(a, torch.zeros_like(g))[1].shape == (3, 1, 5)
+
+
+# -- company: how many examples are beside, and how long the longest of them is
+
+
+def factor_in_company(a: torch.Tensor, g: torch.Tensor, examples: int, tokens: int) -> torch.Tensor:
+    """The clip factor of (t d) and (t p) as the last of ``examples``, padded to ``tokens``."""
+    t, d = a.shape
+    everyone = normals(5, examples, tokens, d), normals(6, examples, tokens, g.shape[1])
+    for whole, own in zip(everyone, (a, g), strict=True):
+        whole[-1, :t] = own
+    everyone[1][-1, t:] = 0  # what padding reads is anything, what it is told is nothing
+    gradient = OuterGradient(*live_tokens(*everyone)).settle()
+    norms = Together({"weight": gradient, "bias": DenseGradient(everyone[1].sum(1))}).norms()
+    return FlatClipper(1.0).over(norms)(norms)["weight"][-1]
+
+
+def apart_by_company(t: int, d: int, p: int) -> float:
+    """How far the longest, the largest and no company move a clip factor, of the factor."""
+    a, g = normals(1, t, d), normals(2, t, p)
+    alone = factor_in_company(a, g, 1, t)
+    return max(
+        float((factor_in_company(a, g, examples, tokens) / alone - 1).abs())
+        for examples, tokens in [(1, t + 1), (2, 130), (2, 260), (9, 70), (64, 40)]
+        if tokens >= t
+    )
+
+
+TAKE_BOTH_FORMS = [(20, 128, 512), (60, 384, 384), (9, 64, 256), (3, 48, 1536), (1, 256, 256)]
+
+
+@pytest.mark.parametrize("shape", [*TAKE_BOTH_FORMS, (5, 384, 8), (2, 8, 384), (40, 16, 16), (1, 384, 2)])
+def test_company_does_not_move_a_clip_factor(shape: tuple[int, int, int]) -> None:
+    """Whichever form it brings about: a factor is the example's own, but for rounding."""
+    assert apart_by_company(*shape) < 1e-6
+
+
+@pytest.mark.parametrize("shape", TAKE_BOTH_FORMS)
+def test_planted_magnitude_of_a_form_of_its_own_is_caught(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OuterGradient, "_is_always_written", property(lambda _: False))
+    assert apart_by_company(*shape) < 1e-6
+    genuine = OuterGradient._written
+
+    def written(self: OuterGradient) -> DenseGradient:
+        found = genuine(self)
+        return DenseGradient(found.values, transposed=found.transposed)
+
+    monkeypatch.setattr(OuterGradient, "_written", written)
+    assert apart_by_company(*shape) > 3e-6
 
 
 # -- tables

@@ -15,11 +15,17 @@ class DenseGradient(PerExampleGradient):
     Args:
         values: (batch, *parameter), float32.
         transposed: whether ``values`` are of the parameter's transpose, (batch, inputs, outputs).
+        square_magnitude: that of :class:`Norms`, (batch), float64, where the same gradients could have been
+            in another form, whose magnitude it is; by default the squared norm, as nothing can cancel between
+            the norm and the sum of what is written out.
     """
 
-    def __init__(self, values: Tensor, *, transposed: bool = False) -> None:
+    def __init__(
+        self, values: Tensor, *, transposed: bool = False, square_magnitude: Tensor | None = None
+    ) -> None:
         self.values = values
         self.transposed = transposed
+        self.square_magnitude = square_magnitude
 
     @property
     def batch_size(self) -> int:
@@ -36,9 +42,12 @@ class DenseGradient(PerExampleGradient):
         return self
 
     def _compute_norms(self) -> Norms:
-        """Directly; the very values that are summed later, so nothing can cancel in between."""
-        square = square_norms(self.rows)
-        return Norms(square, square)
+        """Directly: of the very values that are summed later."""
+        return self.norms_of(square_norms(self.rows))
+
+    def norms_of(self, square: Tensor) -> Norms:
+        """``square``, the squared norms, beside their magnitude."""
+        return Norms(square, square if self.square_magnitude is None else self.square_magnitude)
 
     def accumulate(self, factors: Tensor, into: Tensor) -> None:
         """One vector-matrix product."""
@@ -50,7 +59,8 @@ class DenseGradient(PerExampleGradient):
 
     def select(self, keep: Tensor) -> DenseGradient:
         """Only the examples in ``keep``."""
-        return DenseGradient(self.values[keep], transposed=self.transposed)
+        magnitude = None if self.square_magnitude is None else self.square_magnitude[keep]
+        return DenseGradient(self.values[keep], transposed=self.transposed, square_magnitude=magnitude)
 
     def dense(self) -> Tensor:
         """The values."""

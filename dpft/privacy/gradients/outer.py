@@ -21,12 +21,17 @@ _TOKENS = 2048  # of a micro-batch, as many as there are by default: not as many
 # … while Gram matrices cost something for every token besides their multiply-adds.
 _PER_TOKEN = 5700
 
+_SHORT = 24  # tokens: if writing is cheaper even for so few, a weight's gradients take no other form
 _TERMS = 64  # of inner products, whose rounding weighs as much as that of anything else (see Norms)
 _SKINNY = 48  # few columns: a product is several times as fast the other way round
 
 
 class OuterGradient(PerExampleGradient):
     """``Σ_t g_t a_tᵀ`` of a weight stored as (outputs, inputs).
+
+    Which form is cheaper follows from the number of tokens, and that from the longest text of a micro-batch.
+    It must not be seen in what an example contributes: a weight that may take either form has one magnitude
+    in both, from norms of tokens, to which those without a gradient add nothing.
 
     Args:
         activations: layer inputs, (b t d), float32; shared where other layers read the same.
@@ -60,36 +65,48 @@ class OuterGradient(PerExampleGradient):
             return self._written()
         return super().settle()
 
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return self.activations.shape[2], self.output_gradients.shape[2]
+
     def _writing_is_cheaper(self) -> bool:
-        """Whatever the number of examples: the forms have margins of their own, hence other clip factors."""
-        tokens, d = self.activations.shape[1:]
-        p = self.output_gradients.shape[2]
+        tokens, (d, p) = self.activations.shape[1], self._sizes
         element = _PER_ELEMENT if 4 * max(1, _TOKENS // tokens) * p * d < _FRESH else _PER_FRESH_ELEMENT
-        return p * d * element < tokens * tokens * (p + d) + _PER_TOKEN * tokens
+        return self._is_always_written or p * d * element < _gram_cost(tokens, d, p)
+
+    @property
+    def _is_always_written(self) -> bool:
+        """As the factors of LoRA are, at any number of tokens: then nothing need be known of its tokens."""
+        d, p = self._sizes
+        return p * d * _PER_ELEMENT < _gram_cost(_SHORT, d, p)
 
     def _written(self) -> DenseGradient:
         a, g = self.activations, self.output_gradients
         transposed = a.shape[2] <= _SKINNY and a.shape[2] < g.shape[2]
-        return DenseGradient(torch.bmm(a.mT, g) if transposed else torch.bmm(g.mT, a), transposed=transposed)
+        return DenseGradient(
+            torch.bmm(a.mT, g) if transposed else torch.bmm(g.mT, a),
+            transposed=transposed,
+            square_magnitude=None if self._is_always_written else self._square_magnitude(),
+        )
 
-    def _compute_norms(self) -> Norms:
-        """The Gram form ⟨aaᵀ, ggᵀ⟩.
+    def _square_magnitude(self) -> Tensor:
+        """That of the Gram form, (b), float64: ``(Σ_t ‖g_t‖ ‖a_t‖)²``, scaled.
 
         An inner product of d terms in float32 has an error of up to d/2 units in the last place, all of one
-        sign where the terms are alike; the magnitude is scaled to cover half of that, several times what any
-        BLAS at hand was seen to do.
+        sign where the terms are alike; the scale covers half of that, several times what any BLAS at hand was
+        seen to do.
         """
+        magnitude = (self._a.lengths * self._g.lengths).sum(1)
+        return magnitude.double().square_().mul_(1 + sum(self._sizes) / _TERMS)
+
+    def _compute_norms(self) -> Norms:
+        """The Gram form ⟨aaᵀ, ggᵀ⟩; of a single token, the product of its two norms."""
         if self.activations.shape[1] == 1:
             square = square_norms(self.activations[:, 0]) * square_norms(self.output_gradients[:, 0])
-            return Norms(square, square)
-        layout = layout_for(self.activations)
-        products = self._a.gram * self._g.gram
-        lengths = products.index_select(1, layout.diagonal).sqrt_()  # ‖a_t‖·‖g_t‖, b t
-        magnitude = lengths.sum(1).double().square_()
-        terms = self.activations.shape[2] + self.output_gradients.shape[2]
+            return Norms(square, square if self._is_always_written else self._square_magnitude())
         # A Gram sum may round to slightly below zero where everything cancels.
-        square = layout.total(products).double().clamp_(min=0)
-        return Norms(square, magnitude.mul_(1 + terms / _TERMS))
+        square = layout_for(self.activations).total(self._a.gram * self._g.gram).double().clamp_(min=0)
+        return Norms(square, self._square_magnitude())
 
     def accumulate(self, factors: Tensor, into: Tensor) -> None:
         """One matrix product over examples and tokens together; the narrower side is weighted."""
@@ -109,3 +126,7 @@ class OuterGradient(PerExampleGradient):
     def dense(self) -> Tensor:
         """Shape (b p d)."""
         return torch.bmm(self.output_gradients.mT, self.activations)
+
+
+def _gram_cost(tokens: int, d: int, p: int) -> int:
+    return tokens * tokens * (p + d) + _PER_TOKEN * tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dpft.privacy.gradients.gram import layout_for
@@ -24,6 +25,7 @@ class SharedTokens:
         self.value = value
         self._source = source
         self._gram: Tensor | None = None
+        self._lengths: Tensor | None = None
         self._weighted: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -32,6 +34,16 @@ class SharedTokens:
         if self._gram is None:
             self._gram = layout_for(self.value).products(self.value)
         return self._gram
+
+    @property
+    def lengths(self) -> Tensor:
+        """‖x_t‖ of every token, (b t)."""
+        if self._lengths is None:
+            if self._gram is None:
+                self._lengths = torch.linalg.vector_norm(self.value, dim=2)
+            else:
+                self._lengths = self._gram.index_select(1, layout_for(self.value).diagonal).sqrt_()
+        return self._lengths
 
     def weighted(self, factors: Tensor) -> Tensor:
         """Each example times its factor, (b t d).

@@ -57,7 +57,10 @@ class Together:
         runs = torch.linalg.vector_norm(runs, dim=2).double().square_()
         widths = tuple(_runs(gradient) for gradient in self._small.values())
         squares = (runs @ _indicator(widths, runs.device)).unbind(1)
-        return {name: Norms(square, square) for name, square in zip(self._small, squares, strict=True)}
+        return {
+            name: gradient.norms_of(square)
+            for (name, gradient), square in zip(self._small.items(), squares, strict=True)
+        }
 
     def accumulate(self, factors: Mapping[str, Tensor], sums: Mapping[str, Tensor]) -> None:
         """Add each parameter's ``Σ_i factors[i] · gradient_i`` to its sum; the gradients are used up.
@@ -81,15 +84,16 @@ class Together:
 
 def _norms_by_size(gradients: Mapping[str, PerExampleGradient]) -> dict[str, Norms]:
     """Of gradients that are written out, of whole runs: added up together with all of the same size."""
+    written = {name: gradient for name, gradient in gradients.items() if isinstance(gradient, DenseGradient)}
     sizes: dict[int, dict[str, Tensor]] = {}
-    for name, gradient in gradients.items():
-        if isinstance(gradient, DenseGradient) and gradient.rows.shape[1] % _RUN == 0:
+    for name, gradient in written.items():
+        if gradient.rows.shape[1] % _RUN == 0:
             rows = gradient.rows.reshape(gradient.batch_size, -1, _RUN)
             sizes.setdefault(rows.shape[1], {})[name] = torch.linalg.vector_norm(rows, dim=2)
     found: dict[str, Norms] = {}
     for runs in sizes.values():
         squares = torch.stack(list(runs.values())).double().square_().sum(2).unbind(0)
-        found |= {name: Norms(square, square) for name, square in zip(runs, squares, strict=True)}
+        found |= {name: written[name].norms_of(square) for name, square in zip(runs, squares, strict=True)}
     return found
 
 
