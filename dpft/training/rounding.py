@@ -6,21 +6,24 @@ training each example has a width of its own (:mod:`dpft.privacy.pieces`), so wh
 neither the number of rows, of which there are few to try, nor neighbours or place among them decide anything.
 That is seen here, to the last bit of each loss, on this machine, with this model, before the first step.
 
-A norm hides what turns a gradient without making it longer. So what a text adds to the sum is compared, too:
-alone, and before rows that count for nothing, in every number of rows.
+Every width is looked at, the least and the greatest with every number of rows, those in between, and texts
+that leave no room for padding, with a few. A norm hides what turns a gradient without making it longer; so at
+the least and the greatest width, what a text adds to the sum is compared, too: alone, and before rows that
+count for nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from dpft.engines.base import Engine, MicroBatch
+from dpft.engines.base import Engine, MicroBatch, Session
 from dpft.errors import RoundingError
 from dpft.privacy.clipping import Clipper
 from dpft.privacy.pieces import own_width, rows_of
@@ -31,7 +34,7 @@ __all__ = ["check_rounding"]
 
 _NORMS = 1e-6  # relative; norms are added up in float32 products, whose order may be the batch's
 _SUMS = 5e-6  # of what an example adds; in float32, over as many rows
-_SHORT = 6
+_FEW = (0, 1, 2, 0)  # texts beside each other: the first of three in the first place and in the last
 
 
 def check_rounding(
@@ -64,64 +67,100 @@ def check_rounding(
     Raises:
         RoundingError: a loss differs in its last bit, or a norm or what is added beyond rounding in float32.
     """
-    sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+    sums, added = (
+        {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()} for _ in range(2)
+    )
     with moved(parameters), engine.session(model, parameters, clipper, "bf16") as session:
-        for length in sorted({min(_SHORT, longest - 1), longest - 1} - {0}):
-            width = own_width(length, longest)
+        for width, lengths, thoroughly in _shapes(longest):
             texts = synthetic_batch(
                 model,
                 token_types=token_types,
                 labels=labels,
                 pad_token_id=pad_token_id,
-                lengths=(length, max(1, length - 1), max(1, length - 2)),
+                lengths=lengths,
             )
+            seen = _Seen(model, session, texts, width, pad_token_id)
             most = rows_of(width, token_budget, extra_tokens)
-            alone: dict[str, Tensor] = {}
-            for count in (1 << doublings for doublings in range(most.bit_length())):
-                added = {name: torch.zeros_like(value) for name, value in sums.items()}
-                rows = [0, *(1 + place % 2 for place in range(count - 1))]
-                session.accumulate(_shaped(texts, rows, count - 1, width, pad_token_id), added)
-                alone = alone or added
-                _compare_added(model, alone, added)
-            seen: dict[int, tuple[Tensor, Tensor]] = {}
-            for rows, fill in _companies(most):
-                report = session.accumulate(_shaped(texts, rows, fill, width, pad_token_id), sums)
-                assert report.norms is not None
-                for place, text in enumerate(rows[: len(rows) - fill]):
-                    found = report.losses[place], report.norms[place]
-                    _compare(model, seen.setdefault(text, found), found)
+            for rows, fill in _companies(most) if thoroughly else (([0], 0), (_FEW[:most], 0)):
+                seen.compare(rows, fill, added)
+            if not thoroughly:
+                continue
+            _clear(sums)
+            seen.compare([0], 0, sums)
+            for count in (1 << doublings for doublings in range(1, most.bit_length())):
+                _clear(added)
+                seen.compare([0, *(1 + place % 2 for place in range(count - 1))], count - 1, added)
+                _compare_added(model, sums, added)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Losses and norms of three texts at one width, as the first company had them."""
+
+    model: Any
+    session: Session
+    texts: MicroBatch
+    width: int
+    pad_token_id: int
+    found: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def compare(self, rows: Sequence[int], fill: int, into: Mapping[str, Tensor]) -> None:
+        """Those of ``rows`` of the texts, the last ``fill`` of which count for nothing; what they add."""
+        batch = _shaped(self.texts, rows, fill, self.width, self.pad_token_id)
+        report = self.session.accumulate(batch, into)
+        assert report.norms is not None
+        for place, text in enumerate(rows[: len(rows) - fill]):
+            found = report.losses[place], report.norms[place]
+            _compare(self.model, self.found.setdefault(text, found), found)
+
+
+def _clear(sums: Mapping[str, Tensor]) -> None:
+    for value in sums.values():
+        value.zero_()
+
+
+def _shapes(longest: int) -> Iterator[tuple[int, tuple[int, int, int], bool]]:
+    """Every width, the lengths of three texts of that width, and whether to look at it thoroughly."""
+    widths = sorted({own_width(length, longest) for length in range(1, longest)})
+    for width in widths:
+        length = min(width, longest) - 1
+        yield width, (length, max(1, length - 1), max(1, length - 2)), width in (widths[0], widths[-1])
+    yield own_width(longest, longest), (longest, longest, longest), not widths
 
 
 def _companies(most: int) -> Iterator[tuple[list[int], int]]:
     """Texts 0, 1 and 2 in each number of rows up to ``most``; and how many of these count for nothing."""
     yield [0], 0
-    for doublings in range(1, most.bit_length()):
+    for doublings in range(1, most.bit_length() - 1):
         count = 1 << doublings
         yield [(place + doublings) % 3 for place in range(count)], count // 3
     yield [place % 3 for place in reversed(range(most))], 0
 
 
-def _shaped(texts: MicroBatch, rows: list[int], fill: int, width: int, pad_token_id: int) -> MicroBatch:
+def _shaped(texts: MicroBatch, rows: Sequence[int], fill: int, width: int, pad_token_id: int) -> MicroBatch:
     """``rows`` of ``texts``, padded to ``width``."""
     more = width - texts.inputs["input_ids"].shape[1]
     inputs = {
-        key: F.pad(value[rows], (0, more), value=pad_token_id if key == "input_ids" else 0)
+        key: F.pad(value[list(rows)], (0, more), value=pad_token_id if key == "input_ids" else 0)
         for key, value in texts.inputs.items()
     }
-    return MicroBatch(inputs, texts.labels[rows], fill)
+    return MicroBatch(inputs, texts.labels[list(rows)], fill)
 
 
 def _compare_added(model: Any, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    size, apart = (
-        math.sqrt(sum(float(value.double().square().sum()) for value in values))
-        for values in (first.values(), (second[name] - value for name, value in first.items()))
-    )
+    """The two sums; the second is used up."""
+    size = _norm(first.values())
+    apart = _norm(second[name].sub_(value) for name, value in first.items())
     if not apart <= _SUMS * size:
         raise RoundingError(
             f"{type(model).__name__} rounds an example at bf16 by its company: of what it adds, a part of "
             f"{apart / size if size else math.inf:.2g} differs",
             hint="give --precision fp32",
         )
+
+
+def _norm(values: Iterable[Tensor]) -> float:
+    return math.hypot(*(float(torch.linalg.vector_norm(v, dtype=torch.float64)) for v in values))
 
 
 def _compare(model: Any, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -216,16 +216,20 @@ def test_rounding_is_the_same_in_any_company(mode: str) -> None:
     assert torch.equal(models.flat(parameters), before)
 
 
-class _OneRowMore(nn.Module):
-    """A layer whose last bits depend on how many rows there are: as of a kernel that cuts its work so."""
+def four_rows_differ(where: Callable[[Tensor], bool]) -> tuple[Any, dict[str, nn.Parameter]]:
+    """A model that rounds in another way where there are four rows, as a kernel might that cuts work so.
 
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
+    Args:
+        where: whether it does, given the tokens.
+    """
+    model, parameters = models.tuned("lora")
 
-    def forward(self, value: Tensor) -> Tensor:
-        found: Tensor = self.inner(value)
-        return found * (1 + 2.0**-7) if value.shape[0] == 4 else found
+    def after(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        ids = kwargs["input_ids"]
+        return output * (1 + 2.0**-7) if len(ids) == 4 and where(ids) else output
+
+    model.get_base_model().bert.embeddings.register_forward_hook(after, with_kwargs=True)
+    return model, parameters
 
 
 class _Neighbourly:
@@ -251,12 +255,16 @@ class _Leaning:
         return PieceReport(report.losses, report.norms + 1e-5 * report.norms.mean(), report.dropped)
 
 
-def test_planted_kernel_that_depends_on_the_number_of_rows_is_refused() -> None:
-    model, parameters = models.tuned("lora")
-    layers = model.get_base_model().bert.encoder.layer
-    layers[0].intermediate = _OneRowMore(layers[0].intermediate)
+@pytest.mark.parametrize("width", [8, 16, 24, 32, LONGEST])
+def test_planted_kernel_that_depends_on_the_number_of_rows_is_refused_at_any_width(width: int) -> None:
+    planted = four_rows_differ(lambda ids: ids.shape[1] == width and bool((ids == 0).any()))
     with pytest.raises(PrivacyError, match="rounds an example at bf16 by its company"):
-        check(ENGINE, model, parameters)
+        check(ENGINE, *planted)
+
+
+def test_planted_kernel_is_refused_where_no_row_has_padding() -> None:
+    with pytest.raises(PrivacyError, match="rounds an example at bf16 by its company"):
+        check(ENGINE, *four_rows_differ(lambda ids: bool((ids != 0).all())))
 
 
 def test_planted_norms_that_lean_on_neighbours_are_refused() -> None:
