@@ -81,7 +81,7 @@ def check_rounding(
             )
             seen = _Seen(model, session, texts, width, pad_token_id)
             most = rows_of(width, token_budget, extra_tokens)
-            for rows, fill in _companies(most) if thoroughly else (([0], 0), (_FEW[:most], 0)):
+            for rows, fill in _companies(most) if thoroughly else (([0], 0), (_FEW[-most:], 0)):
                 seen.compare(rows, fill, added)
             if not thoroughly:
                 continue

@@ -175,6 +175,21 @@ def test_only_the_first_token_is_kept_where_only_it_counts() -> None:
     assert live_tokens(a, torch.zeros_like(g))[1].shape == (3, 1, 5)
 
 
+@pytest.mark.parametrize(("d", "p"), [(384, 8), (8, 384)])
+def test_of_few_tokens_the_factors_are_kept_and_what_is_written_out_counts(d: int, p: int) -> None:
+    few, more = (OuterGradient(normals(0, 3, t, d), normals(1, 3, t, p)) for t in (4, 9))
+    assert few.settle() is few
+    assert isinstance(more.settle(), DenseGradient)
+    written = few._written()
+    assert torch.equal(few.norms().square, written.norms().square)
+    assert few.norms().square_magnitude is few.norms().square
+    for gradient in (few, few.select(torch.tensor([0, 2]))):
+        sums, factors = torch.zeros(2, p, d), torch.rand(gradient.batch_size)
+        gradient.accumulate(factors, sums[0])
+        (written if gradient is few else written.select(torch.tensor([0, 2]))).accumulate(factors, sums[1])
+        assert torch.equal(sums[0], sums[1])
+
+
 # -- company: how many examples are beside, and how long the longest of them is
 
 

@@ -62,7 +62,10 @@ class OuterGradient(PerExampleGradient):
     def settle(self) -> PerExampleGradient:
         """Written out where Gram matrices would cost more: many tokens, small weights."""
         if self.activations.shape[1] > 1 and self._writing_is_cheaper():
-            return self._written()
+            written = self._written()
+            if not (self._is_always_written and self._is_smaller):
+                return written
+            self._norms = written.norms()  # of few tokens it is smaller as factors, and is written twice
         return super().settle()
 
     @property
@@ -79,6 +82,12 @@ class OuterGradient(PerExampleGradient):
         """As the factors of LoRA are, at any number of tokens: then nothing need be known of its tokens."""
         d, p = self._sizes
         return p * d * _PER_ELEMENT < _gram_cost(_SHORT, d, p)
+
+    @property
+    def _is_smaller(self) -> bool:
+        """Whether the factors take less memory than what they make."""
+        d, p = self._sizes
+        return self.activations.shape[1] > 1 and self.activations.shape[1] * (d + p) < d * p
 
     def _written(self) -> DenseGradient:
         a, g = self.activations, self.output_gradients
@@ -109,7 +118,13 @@ class OuterGradient(PerExampleGradient):
         return Norms(square, self._square_magnitude())
 
     def accumulate(self, factors: Tensor, into: Tensor) -> None:
-        """One matrix product over examples and tokens together; the narrower side is weighted."""
+        """One matrix product over examples and tokens together; the narrower side is weighted.
+
+        Where the norms are of gradients written out, the sum is of these, too: no token cancels in between.
+        """
+        if self._is_always_written and self._is_smaller:
+            self._written().accumulate(factors, into)
+            return
         if self.output_gradients.shape[2] < self.activations.shape[2]:
             a, g = self.activations.flatten(0, 1), self._g.weighted(factors).flatten(0, 1)
         else:
